@@ -1,0 +1,61 @@
+"""The attention contract: one step's ragged shape, and who computes attention over the pool.
+
+The pool is one tensor `[page, kv_head, layer, k_or_v, slot, head_dim]` (design: a page is one
+contiguous run of memory holding every layer). Page 0 is scratch: padding rows point to it, nothing
+reads it back, the allocator never hands it out. A page table row lists a sequence's pages in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HostShape:
+    """The numbers of a step that the host knows without asking the device."""
+
+    new: tuple[int, ...]
+    """[S] new tokens of each span."""
+    lengths: tuple[int, ...]
+    """[S] KV length of each sequence, its new tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """One step's ragged batch: S spans of new tokens, N tokens in all, one span a sequence.
+
+    The first `prefills` spans have any number of new tokens; each of the others is one decode token.
+    All tensors lie on the engine's device and are written by the runner before the step starts.
+    """
+
+    table: Tensor
+    """[rows, max_pages] int32: pages of every row."""
+    rows: Tensor
+    """[S] int32: the page-table row of each span."""
+    starts: Tensor
+    """[S + 1] int32: first token of each span in the flat batch."""
+    lengths: Tensor
+    """[S] int32: KV length of each sequence, its new tokens included."""
+    positions: Tensor
+    """[N] int32: position of each token in its sequence; its K and V go to
+    page `table[token_rows[i], positions[i] // page_size]`, slot `positions[i] % page_size`."""
+    token_rows: Tensor
+    """[N] int32: page-table row of each token."""
+    prefills: int
+    host: HostShape | None
+    """None inside a replayed graph, where only the device knows the lengths."""
+
+
+class Attention(Protocol):
+    """Causal attention of new tokens over their sequences' pages. K and V of the step are in the pool already."""
+
+    def plan(self, spans: Spans) -> None:
+        """Prepare for one step; called once before its first layer, outside any captured graph."""
+        ...
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+        """q [N, heads, head_dim] → [N, heads * head_dim], softmax scale and window as constructed."""
+        ...

@@ -1,0 +1,128 @@
+"""Every error that Baton raises on purpose, as one tree.
+
+    BatonError
+    ├── InvalidRequest          the caller's mistake; never retried
+    │   ├── InvalidField        a named field is wrong
+    │   ├── PromptTooLong       prompt and output do not fit the model's length
+    │   └── UnknownModel        no such model or adapter here
+    ├── Refused                 not now; the caller may try again later
+    │   ├── QueueFull           a bounded queue is full
+    │   ├── Draining            the worker is leaving
+    │   └── OutOfPages          the pool has no page left for this work
+    ├── Failed                  the work was accepted and could not be finished
+    │   ├── DeadlineExceeded    a wait ran past its deadline
+    │   ├── Cancelled           the client or an operator ended it
+    │   ├── PeerLost            the other pod fell silent
+    │   └── WorkerDied          a process of this worker ended
+    └── Misconfigured           found while starting; the process exits
+        ├── InvalidSetting      a named setting is wrong
+        ├── UnsupportedModel    an architecture or feature that no code here serves
+        ├── WeightMismatch      a tensor of the checkpoint is missing, extra or mis-shaped
+        └── ProtocolMismatch    the peer speaks another version, layout or model
+
+Two facts belong to each class: `retryable` (may the same work succeed elsewhere or later) and
+`status` (what HTTP says). Boundaries translate foreign exceptions into these and chain them.
+"""
+
+from __future__ import annotations
+
+
+class BatonError(Exception):
+    """Base of all. `code` is the stable word that clients, logs and metrics see."""
+
+    retryable: bool = False
+    status: int = 500
+    code: str = "internal_error"
+
+
+class InvalidRequest(BatonError):
+    status = 400
+    code = "invalid_request"
+
+
+class InvalidField(InvalidRequest):
+    """A field has a value that cannot be served; says which field and what would be right."""
+
+    code = "invalid_value"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class PromptTooLong(InvalidField):
+    code = "context_length_exceeded"
+
+
+class UnknownModel(InvalidField):
+    status = 404
+    code = "model_not_found"
+
+
+class Refused(BatonError):
+    retryable = True
+    status = 503
+    code = "unavailable"
+
+
+class QueueFull(Refused):
+    status = 429
+    code = "queue_full"
+
+
+class Draining(Refused):
+    code = "draining"
+
+
+class OutOfPages(Refused):
+    code = "out_of_pages"
+
+
+class Failed(BatonError):
+    retryable = True
+    code = "failed"
+
+
+class DeadlineExceeded(Failed):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class Cancelled(Failed):
+    retryable = False
+    status = 499
+    code = "cancelled"
+
+
+class PeerLost(Failed):
+    status = 503
+    code = "peer_lost"
+
+
+class WorkerDied(Failed):
+    status = 503
+    code = "worker_died"
+
+
+class Misconfigured(BatonError):
+    code = "misconfigured"
+
+
+class InvalidSetting(Misconfigured):
+    code = "invalid_setting"
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(f"{setting}: {message}")
+        self.setting = setting
+
+
+class UnsupportedModel(Misconfigured):
+    code = "unsupported_model"
+
+
+class WeightMismatch(Misconfigured):
+    code = "weight_mismatch"
+
+
+class ProtocolMismatch(Misconfigured):
+    code = "protocol_mismatch"

@@ -1,0 +1,50 @@
+"""The small operations between the matrix products, each one memory pass.
+
+Two implementations: `torch` (any device, the reference) and `triton` (CUDA, fused). Numerics follow
+Hugging Face transformers: norms and rotary embeddings in float32, results in the input's dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from baton.attention.base import Spans
+
+
+class Kernels(Protocol):
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMS norm over the last dimension."""
+        ...
+
+    def add_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual). May write into its inputs."""
+        ...
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """[N, 2 * I] → silu(first half) * second half."""
+        ...
+
+    def rotate_store(
+        self,
+        qkv: Tensor,
+        pool: Tensor,
+        layer: int,
+        spans: Spans,
+        cos_sin: Tensor,
+        norms: tuple[Tensor, Tensor] | None,
+        eps: float,
+    ) -> Tensor:
+        """qkv [N, (heads + 2 * kv_heads) * head_dim]: normalise q and k per head when `norms` (q, k weights)
+        is given, rotate both by `cos_sin` ([positions, head_dim] float32: cos of each frequency, then sin;
+        rotation in halves, as transformers does), write k and v into the pool at the spans' places, and
+        return q [N, heads, head_dim]."""
+        ...
+
+    def experts(
+        self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """Mixture of experts. x [N, H]; gate_up [E, 2 * I, H]; down [E, H, I]; weights [N, K] float32 and
+        chosen [N, K] int64 from the router → [N, H]."""
+        ...
