@@ -66,6 +66,11 @@ class PrefixCache(Protocol):
     """One engine's cache. Not thread-safe: the scheduler owns it."""
 
     @property
+    def reuses(self) -> bool:
+        """Whether what is inserted can ever be matched again."""
+        ...
+
+    @property
     def evictable(self) -> int:
         """Pages that `evict` could free now: cached and under no lock. O(1)."""
         ...

@@ -1,0 +1,60 @@
+"""One step's work and its result, as plain host values.
+
+The scheduler makes a `Batch` on rank 0; every rank's runner carries out the same one. Nothing here
+knows torch. Rows are the engine's places for sequences that hold pages: a row of the page table,
+of the last tokens and of the sampling state. Row 0 is scratch and belongs to nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from baton.core.types import TokenLogprob
+from baton.sampling.fresh import Fresh, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step: prefill spans first, then decodes. Arrays are int32 and never change."""
+
+    step: int
+    fresh: tuple[Fresh, ...]
+    """Rows newly taken, before anything else of the step."""
+    table: tuple[Ints, Ints, Ints]
+    """(rows, columns, pages) to write into the page table before the step."""
+    span_rows: Ints
+    span_starts: Ints
+    """Position of each span's first new token."""
+    span_tokens: Ints
+    """New tokens of each span."""
+    span_samples: npt.NDArray[np.bool_]
+    """Whether the span ends its prompt, so that a token is sampled after it."""
+    following: tuple[Ints | None, ...]
+    """For spans whose prompt is to be scored: the prompt tokens that follow each of the span's own."""
+    ids: Ints
+    """Token ids of all spans, in order."""
+    decode_rows: Ints
+    decode_positions: Ints
+    """Position of the token each decode feeds in."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) + len(self.decode_rows)
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.step}: {len(self.span_rows)} spans of {len(self.ids)} tokens, {len(self.decode_rows)} decodes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step produced, in the order: spans that sample, then decodes."""
+
+    tokens: npt.NDArray[np.int64]
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """Of the sampled tokens; None when no row asked."""
+    scores: tuple[tuple[TokenLogprob, ...], ...] = ()
+    """For every span that asked, in order: log-probabilities of the tokens that follow each of its own,
+    except the sampled one."""

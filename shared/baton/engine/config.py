@@ -1,0 +1,79 @@
+"""What an engine is told before it starts. Torch-free: the front process makes it, every rank reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from baton.core.errors import InvalidSetting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One engine's settings; the same on all its ranks."""
+
+    model: str
+    """Directory or hub id of a Hugging Face checkpoint."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model runs."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Weights, activations and KV; auto is float32 on a CPU and bfloat16 on a GPU."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """auto reads the checkpoint's weights; dummy draws random ones from config.json alone."""
+    tensor_parallel: int = 1
+    """Ranks (processes, and GPUs on cuda) that share the model."""
+    seed: int = 0
+    """Of dummy weights."""
+
+    page_size: int = 16
+    """Tokens a page of KV cache holds."""
+    pages: int = 0
+    """Pages in the pool; 0 takes memory_fraction of what is free."""
+    memory_fraction: float = 0.9
+    """Share of the device's free memory that weights and pool together may take."""
+    max_model_len: int = 0
+    """Longest sequence, prompt and output together, in tokens; 0 is the model's own limit."""
+    cache: str = "radix"
+    """radix keeps finished pages for later prompts; naive keeps none."""
+    eviction: str = "lru"
+    """Which unlocked pages leave the radix cache first: lru or lfu."""
+
+    max_running: int = 256
+    """Sequences that may be decoded together."""
+    max_queued: int = 4096
+    """Sequences that may wait; more are refused."""
+    prefill_budget: int = 8192
+    """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
+    mixed: bool = False
+    """Put prefill chunks and decodes into one step instead of running prefills first."""
+    policy: str = "fcfs"
+    """Order of the waiting queue: fcfs, lpm, dfs-weight or priority."""
+    overlap: bool = True
+    """Schedule step n + 1 and handle the output of n - 1 while step n computes."""
+
+    attention: str = "auto"
+    """Attention by phase: one name, or prefill and decode names with a comma. auto picks by device."""
+    graph_max_batch: int = 256
+    """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
+    threads: int = 0
+    """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, name: str, rule: str) -> None:
+            if not ok:
+                raise InvalidSetting(name, f"must be {rule}, not {getattr(self, name)!r}")
+
+        need(self.device in ("cpu", "cuda"), "device", "cpu or cuda")
+        need(self.dtype in ("auto", "float32", "bfloat16", "float16"), "dtype", "auto, float32, bfloat16 or float16")
+        need(self.load_format in ("auto", "dummy"), "load_format", "auto or dummy")
+        need(self.tensor_parallel in (1, 2, 4, 8, 16), "tensor_parallel", "1, 2, 4, 8 or 16")
+        need(1 <= self.page_size <= 1024, "page_size", "between 1 and 1024")
+        need(self.pages == 0 or self.pages >= 2, "pages", "0 (from free memory) or 2 and more")
+        need(0.0 < self.memory_fraction <= 1.0, "memory_fraction", "above 0 and at most 1")
+        need(self.max_model_len >= 0, "max_model_len", "0 (the model's) or more")
+        need(self.cache in ("radix", "naive"), "cache", "radix or naive")
+        need(self.max_running >= 1, "max_running", "1 or more")
+        need(self.max_queued >= 1, "max_queued", "1 or more")
+        need(self.prefill_budget >= 0, "prefill_budget", "0 (no limit) or more")
+        need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
+        need(self.threads >= 0, "threads", "0 (share the cores) or more")

@@ -1,0 +1,92 @@
+"""The engine of rank 0: scheduler and runner, one step at a time.
+
+    reserve → schedule → launch → absorb the step before → push what settled
+
+`step()` is the whole of it. With overlap, a step is absorbed only after the next one was launched,
+so the host works while the device computes. Followers are told each batch before it is launched here.
+Every engine can compute prompts for others (`legs`) and take prompts computed by others (`intake`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from baton.core.types import Finish, Request
+from baton.engine.batch import Batch
+from baton.engine.flight import Flight, StepRunner
+from baton.engine.intake import Intake, Reserved
+from baton.engine.launch import Launch
+from baton.engine.legs import Ended, PrefillLegs, Push
+from baton.engine.scheduler import Scheduler
+from baton.protocol.engine import Update
+
+Announce = Callable[[Batch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What a step brought about, to be told or carried out."""
+
+    updates: list[Update]
+    reserved: list[Reserved]
+    """Prompts for which pages wait now: ask somebody to fill them."""
+    pushes: list[Push]
+    """Pages to send now: their contents are complete."""
+    ended: list[Ended]
+    """Legs that are over."""
+
+    def __bool__(self) -> bool:
+        return bool(self.updates or self.reserved or self.pushes or self.ended)
+
+
+class Engine:
+    def __init__(
+        self, scheduler: Scheduler, runner: StepRunner, *, overlap: bool, announce: Announce | None = None
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.legs = PrefillLegs(scheduler)
+        self.intake = Intake(scheduler)
+        self.depth = 1 if overlap else 0
+        """Steps that may stay in flight when a call of `step` returns."""
+        self.announce = announce
+        self._flying: deque[tuple[Launch, Flight]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued, running or in flight. Requests of others may still be pushing."""
+        return self.scheduler.idle and not self._flying
+
+    @property
+    def flying(self) -> int:
+        """Steps launched and not absorbed."""
+        return len(self._flying)
+
+    def submit(self, request: Request) -> None:
+        self.scheduler.submit(request)
+
+    def abort(self, id: str, why: Finish = Finish.ABORT) -> None:
+        self.scheduler.abort(id, why)
+
+    def step(self) -> Happened:
+        """Launch a step if there is one, absorb what is due, and say what happened."""
+        reserved = self.intake.reservations()
+        launch = self.scheduler.next()
+        if launch is not None:
+            if self.announce is not None:
+                self.announce(launch.batch)
+            self._flying.append((launch, self.runner.launch(launch.batch)))
+        if self._flying and (launch is None or len(self._flying) > self.depth):
+            done, flight = self._flying.popleft()
+            self.scheduler.absorb(done, flight.result())
+        pushes = self.legs.pushes()
+        updates, self.scheduler.updates = self.scheduler.updates, []
+        return Happened(updates, reserved, pushes, self.legs.ended())
+
+    def close(self) -> None:
+        self.runner.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine {len(self._flying)} in flight; {self.scheduler!r}>"

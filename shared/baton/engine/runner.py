@@ -1,0 +1,183 @@
+"""Carries out batches on one rank: the only owner of the model's device state.
+
+It keeps the pool, the page table, each row's last token and the sampling rows, and applies batches
+in the order they come. It decides nothing. Sampled tokens stay on the device as the next step's
+input; the host's copy travels behind an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baton.attention.base import Attention, HostShape, Spans
+from baton.core.types import TokenLogprob
+from baton.engine.batch import Batch, Outcome
+from baton.engine.flight import Flight
+from baton.engine.upload import Upload
+from baton.model.decoder import Decoder
+from baton.sampling.rows import Need, SamplingRows
+from baton.sampling.sampler import Picked, Places, Sampler, entries, score
+from baton.sampling.fresh import Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A batch laid out flat: what the model, the attention and the sampler take."""
+
+    ids: Tensor
+    spans: Spans
+    places: Places
+    sampled: Tensor
+    """Lines of the flat batch after which a token is sampled."""
+
+
+class Runner:
+    def __init__(
+        self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int
+    ) -> None:
+        self.decoder = decoder
+        self.attention = attention
+        self.pool = pool
+        self.device = pool.device
+        self.page_size = pool.shape[4]
+        rows = max_running + 1
+        columns = -(-max_model_len // self.page_size) + 1
+        self.table = torch.zeros(rows, columns, dtype=torch.int32, device=self.device)
+        self.last = torch.zeros(rows, dtype=torch.int32, device=self.device)
+        self.sampling = SamplingRows(rows, decoder.config.vocab_size, self.device)
+        self.sampler = Sampler(self.sampling)
+        self.upload = Upload(self.device, capacity=1 << 16)
+        self._thread = ThreadPoolExecutor(1, "step") if self.device.type == "cpu" else None
+
+    def launch(self, batch: Batch) -> Flight:
+        """Start a step; on a CPU it runs in a thread of its own, on a GPU on the current stream."""
+        if self._thread is not None:
+            return _Threaded(self._thread.submit(self._run_here, batch))
+        outcome = self._run(batch)
+        return _Awaited(outcome)
+
+    def _run_here(self, batch: Batch) -> Outcome:
+        return self._run(batch)()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+
+    @torch.inference_mode()
+    def _run(self, batch: Batch) -> Callable[[], Outcome]:
+        self._apply(batch)
+        shape = self._lay_out(batch)
+        self.attention.plan(shape.spans)
+        hidden = self.decoder.forward(shape.ids, shape.spans, self.pool, self.attention)
+        scores = self._score_spans(batch, hidden)
+        if not len(shape.places.host_rows):
+            return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
+        logits = self.decoder.logits(hidden[shape.sampled])
+        picked = self.sampler.sample(logits, shape.places)
+        self.last[shape.places.rows] = picked.tokens.to(torch.int32)
+        return _settled(picked, self._tops(shape.places.host_rows), scores)
+
+    # ---- before the model ----
+
+    def _apply(self, batch: Batch) -> None:
+        """Write the batch's changes of tables and rows."""
+        self.sampling.take(batch.fresh)
+        carried = [one for one in batch.fresh if one.last >= 0]
+        if carried:
+            rows, last = self.upload([_ints([o.row for o in carried]), _ints([o.last for o in carried])])
+            self.last[rows] = last
+        if len(batch.table[0]):
+            rows, columns, pages = self.upload(batch.table)
+            self.table[rows, columns] = pages
+
+    def _lay_out(self, batch: Batch) -> Shape:
+        decodes = len(batch.decode_rows)
+        new = np.concatenate([batch.span_tokens, np.ones(decodes, dtype=np.int32)])
+        rows = np.concatenate([batch.span_rows, batch.decode_rows])
+        begins = np.concatenate([batch.span_starts, batch.decode_positions])
+        starts = np.zeros(len(new) + 1, dtype=np.int32)
+        np.cumsum(new, out=starts[1:])
+        positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(begins - starts[:-1], new)
+        lengths = begins + new
+        picks = np.concatenate([batch.span_samples, np.ones(decodes, dtype=np.bool_)])
+        lines, sampled_rows, sampled_at = (starts[1:] - 1)[picks], rows[picks], lengths[picks]
+        d = self.upload([rows, starts, lengths, positions, np.repeat(rows, new), lines, sampled_rows, sampled_at, batch.ids])
+        spans = Spans(
+            table=self.table, rows=d[0], starts=d[1], lengths=d[2], positions=d[3], token_rows=d[4],
+            prefills=len(batch.span_rows), host=HostShape(tuple(new.tolist()), tuple(lengths.tolist())),
+        )  # fmt: skip
+        ids = d[8]
+        if decodes:
+            ids = torch.cat([ids, self.last[d[0][len(batch.span_rows) :]]])
+        return Shape(ids, spans, Places(d[6], d[7], sampled_rows, sampled_at), d[5])
+
+    # ---- after the model ----
+
+    def _tops(self, rows: Ints) -> list[int | None]:
+        if not np.bitwise_or.reduce(self.sampling.needs[rows], initial=0) & Need.LOGPROBS:
+            return []
+        return [self.sampling.of(row).sampling.logprobs for row in rows.tolist()]
+
+    def _score_spans(self, batch: Batch, hidden: Tensor) -> list[tuple[Picked, int]]:
+        """Log-probabilities of prompt tokens, for spans that want them: line i scores token i + 1."""
+        found = []
+        at = 0
+        for row, count, following in zip(batch.span_rows, batch.span_tokens, batch.following, strict=True):
+            if following is not None:
+                top = self.sampling.of(int(row)).sampling.prompt_logprobs or 0
+                targets = torch.from_numpy(following.astype(np.int64)).to(self.device)
+                found.append((score(self.decoder.logits(hidden[at : at + len(following)]), targets), top))
+            at += int(count)
+        return found
+
+
+def _ints(values: list[int]) -> Ints:
+    return np.asarray(values, dtype=np.int32)
+
+
+def _settled(
+    picked: Picked, tops: list[int | None], scores: list[tuple[Picked, int]]
+) -> Callable[[], Outcome]:
+    """Start copying a step's tokens to the host; the returned call waits for them."""
+    tokens = picked.tokens
+    event: torch.cuda.Event | None = None
+    if tokens.device.type == "cuda":
+        tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        tokens.copy_(picked.tokens, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+
+    def outcome() -> Outcome:
+        if event is not None:
+            event.synchronize()
+        logprobs = entries(picked, tops) if picked.logprobs is not None else None
+        scored = tuple(_present(entries(p, [top] * len(p.tokens))) for p, top in scores)
+        return Outcome(tokens.numpy(), logprobs, scored)
+
+    return outcome
+
+
+def _present(found: tuple[TokenLogprob | None, ...]) -> tuple[TokenLogprob, ...]:
+    return tuple(one for one in found if one is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Threaded:
+    future: Future[Outcome]
+
+    def result(self) -> Outcome:
+        return self.future.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    outcome: Callable[[], Outcome]
+
+    def result(self) -> Outcome:
+        return self.outcome()

@@ -1,0 +1,461 @@
+"""Decides what each step computes. Synchronous, torch-free, without I/O: rank 0 alone runs it.
+
+The loop calls `next()` for a launch to carry out, and later `absorb()` with what came of it. With
+overlap, `next()` is called again before the last launch was absorbed: the scheduler works with
+lengths, which it knows ahead, and learns the tokens one step late. Rules that follow:
+
+- a finished sequence may have one more step in flight; its pages stay until that has been absorbed;
+- only settled pages (their step absorbed) enter the cache;
+- retraction needs settled sequences, so `next()` returns None when a flight must be absorbed first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from baton.core.errors import InvalidField, OutOfPages, PromptTooLong, QueueFull
+from baton.core.types import Finish, Request, TokenLogprob
+from baton.engine.batch import Outcome
+from baton.engine.headroom import Headroom
+from baton.engine.holdings import Holdings
+from baton.engine.launch import Launch, Span, assemble
+from baton.engine.policy import Policy, victims
+from baton.engine.sequence import Leg, Sequence, Stage
+from baton.protocol.engine import Load, Update
+from baton.sampling.fresh import Fresh
+
+
+LOOKED_AT = 512
+"""Waiting sequences that one step considers; bounds the host's time when the queue is long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one engine can hold and do in a step."""
+
+    max_model_len: int
+    max_running: int
+    max_queued: int
+    prefill_budget: int
+    mixed: bool
+    vocab: int
+    eos: frozenset[int]
+
+
+class Scheduler:
+    def __init__(self, limits: Limits, holdings: Holdings, policy: Policy) -> None:
+        self.limits = limits
+        self.holdings = holdings
+        self.policy = policy
+        self.headroom = Headroom()
+        self.waiting: list[Sequence] = []
+        self.prefilling: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.sequences: dict[str, Sequence] = {}
+        """Everything not gone, by request id."""
+        self.computing: dict[bytes, Sequence] = {}
+        """Identities of uncached pages that an admitted prompt is computing."""
+        self.retractions = 0
+        self.updates: list[Update] = []
+        self._settled: list[Sequence] = []
+        self._rows = list(range(limits.max_running, 0, -1))
+        self.steps = 0
+        self._arrivals = 0
+        self._fresh: list[Fresh] = []
+        self._table: dict[tuple[int, int], int] = {}
+        """(row, column) → page, to be written before the next step; the last word on a place counts."""
+
+    # ---- what comes in ----
+
+    def submit(self, request: Request, leg: Leg | None = None) -> Sequence:
+        """Queue a request; refuses what can never be served and what there is no room to queue."""
+        sequence = self.enlist(request, leg)
+        self.waiting.append(sequence)
+        return sequence
+
+    def enlist(self, request: Request, leg: Leg | None = None) -> Sequence:
+        """Take a request in without queueing it: the caller says where it goes next."""
+        self._check(request)
+        if len(self.waiting) >= self.limits.max_queued:
+            raise QueueFull(f"{len(self.waiting)} requests are waiting, the most that max_queued allows; try again later")
+        prompt, sampling = len(request.token_ids), request.sampling
+        limit = self.limits.max_model_len
+        if leg is not None:
+            limit = prompt + 1
+        elif sampling.max_tokens is not None:
+            limit = min(limit, prompt + sampling.max_tokens)
+        stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.limits.eos)
+        sequence = Sequence(request, self._arrivals, limit, stops, leg)
+        self._arrivals += 1
+        self.sequences[request.id] = sequence
+        return sequence
+
+    def _check(self, request: Request) -> None:
+        prompt, longest = len(request.token_ids), self.limits.max_model_len
+        if request.id in self.sequences:
+            raise InvalidField("id", f"a request {request.id!r} is being served already")
+        if not prompt:
+            raise InvalidField("prompt", "must have at least one token")
+        if prompt >= longest:
+            raise PromptTooLong("prompt", f"has {prompt} tokens; with one of output the most is {longest}")
+        if self.holdings.pages_for(prompt + 1) > self.holdings.allocator.total - 1:
+            raise PromptTooLong("prompt", f"has {prompt} tokens; the pool holds {self._pool_tokens} in all")
+        if not 0 <= min(request.token_ids) <= max(request.token_ids) < self.limits.vocab:
+            raise InvalidField("prompt", f"has a token id outside 0 to {self.limits.vocab - 1}")
+        for token, _ in request.sampling.logit_bias:
+            if token >= self.limits.vocab:
+                raise InvalidField("logit_bias", f"token {token} is outside 0 to {self.limits.vocab - 1}")
+
+    @property
+    def _pool_tokens(self) -> int:
+        return (self.holdings.allocator.total - 1) * self.holdings.page_size
+
+    def abort(self, id: str, why: Finish = Finish.ABORT) -> None:
+        """End a request wherever it is; unknown and finished ones are ignored."""
+        sequence = self.sequences.get(id)
+        if sequence is not None and sequence.finish is None:
+            self._end(sequence, why)
+            self.updates.append(Update(id, finish=why.value))
+
+    # ---- the next step ----
+
+    @property
+    def idle(self) -> bool:
+        return not self.sequences
+
+    def next(self) -> Launch | None:
+        """The next step, or None when there is nothing to launch before a flight is absorbed."""
+        if self.limits.mixed:
+            decodes = self._decodes()
+            spans = self._prefills(max(self._budget - len(decodes), 1))
+        else:
+            spans = self._prefills(self._budget)
+            decodes = [] if spans else self._decodes()
+        if not spans and not decodes:
+            return None
+        return self._launch(spans, decodes)
+
+    @property
+    def _budget(self) -> int:
+        return self.limits.prefill_budget or self._pool_tokens
+
+    def _prefills(self, budget: int) -> list[Span]:
+        spans = []
+        for sequence in list(self.prefilling):
+            if budget <= 0:
+                return spans
+            spans.append(self._span(sequence, budget))
+            budget -= spans[-1].tokens
+        if self.waiting:
+            for sequence in self._admissible():
+                if budget <= 0 or not self._rows:
+                    break
+                if self.awaits_twin(sequence):
+                    continue
+                if not self._admit(sequence):
+                    break
+                spans.append(self._span(sequence, budget))
+                budget -= spans[-1].tokens
+        return spans
+
+    def _admissible(self) -> list[Sequence]:
+        return list(self.policy(self.waiting, self._cached_pages)[:LOOKED_AT])
+
+    def _cached_pages(self, sequence: Sequence) -> int:
+        size = self.holdings.page_size
+        return len(self.holdings.cache.match(sequence.identities_of(len(sequence.tokens) // size, size)).pages)
+
+    def awaits_twin(self, sequence: Sequence) -> bool:
+        """Whether an admitted prompt is computing this one's next uncached page: then it waits and shares."""
+        if not self.computing or sequence.request.sampling.prompt_logprobs is not None:
+            return False
+        size = self.holdings.page_size
+        chain = sequence.identities_of((len(sequence.tokens) - 1) // size, size)
+        cached = len(self.holdings.cache.match(chain).pages)
+        return cached < len(chain) and self.computing.get(chain[cached], sequence) is not sequence
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence its prompt's pages and a row, if that leaves room for the running ones."""
+        tokens = len(sequence.tokens) + 1
+        if sequence.pages:
+            more = self.holdings.pages_for(tokens) - len(sequence.pages)
+            if not self.holdings.make_room(more):
+                return False
+            self.holdings.grow(sequence, more)
+        elif not self.reserve(sequence, tokens):
+            return False
+        self.waiting.remove(sequence)
+        self._seat(sequence, last=-1)
+        sequence.stage = Stage.PREFILLING
+        self.prefilling.append(sequence)
+        if sequence.leg is not None:
+            self._hold(sequence)
+        return True
+
+    def reserve(self, sequence: Sequence, tokens: int) -> bool:
+        """Lock what is cached of a sequence and give it pages for `tokens` in all, if that leaves room for
+        the running ones; else it holds nothing and the answer is False."""
+        holdings = self.holdings
+        holdings.adopt(sequence)
+        need = holdings.pages_for(tokens) - len(sequence.pages)
+        active = [*self.running, *self.prefilling]
+        spare = holdings.pages_for(self.headroom.tokens([*active, sequence])) if active else 0
+        if need + spare > holdings.available or not holdings.make_room(need):
+            holdings.release(sequence)
+            return False
+        holdings.grow(sequence, need)
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+        if holdings.cache.reuses:
+            for page in self._uncached(sequence):
+                self.computing[page] = sequence
+        return True
+
+    def _uncached(self, sequence: Sequence) -> list[bytes]:
+        size = self.holdings.page_size
+        return sequence.identities_of(len(sequence.tokens) // size, size)[sequence.stored :]
+
+    def _span(self, sequence: Sequence, budget: int) -> Span:
+        start = sequence.computed
+        tokens = min(len(sequence.tokens) - start, budget)
+        scores = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
+        return Span(sequence, start, tokens, start + tokens == len(sequence.tokens), scores)
+
+    def _decodes(self) -> list[Sequence]:
+        """Running sequences that want a token, each with a page for it."""
+        wanting, growing = self._wanting()
+        if not growing:
+            self.headroom.eased()
+            return wanting
+        if not self.holdings.make_room(len(growing)):
+            if any(s.inflight for s in self.sequences.values()):
+                return []  # absorb first: only settled sequences can be retracted
+            wanting, growing = self._retract()
+        for sequence in growing:
+            self.holdings.grow(sequence, 1)
+            self._table_write(sequence, len(sequence.pages) - 1)
+        return wanting
+
+    def _wanting(self) -> tuple[list[Sequence], list[Sequence]]:
+        """Running sequences that want a token, and those among them that need a page for it."""
+        size = self.holdings.page_size
+        wanting = [s for s in self.running if s.unfed]
+        return wanting, [s for s in wanting if s.computed == len(s.pages) * size]
+
+    def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
+        """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
+
+        What transfers touch cannot be taken: if only that is left, nobody runs until it has landed.
+        """
+        self.headroom.retracted()
+        holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
+        for sequence in victims(s for s in holders if not s.lent)[:-1]:
+            self.retractions += 1
+            self._requeue(sequence)
+            wanting, growing = self._wanting()
+            if self.holdings.make_room(len(growing)):
+                return wanting, growing
+        if len(self.sequences) == 1 and not self.holdings.allocator.fenced:
+            raise OutOfPages(f"one sequence alone does not fit: {self.holdings!r}")
+        return [], []
+
+    def _requeue(self, sequence: Sequence) -> None:
+        self.holdings.store(sequence)
+        self._leave(sequence)
+        sequence.stage = Stage.WAITING
+        if not sequence.generated:
+            sequence.scores = []
+        at = next((i for i, s in enumerate(self.waiting) if s.arrival > sequence.arrival), len(self.waiting))
+        self.waiting.insert(at, sequence)
+
+    # ---- launching ----
+
+    def _seat(self, sequence: Sequence, last: int) -> None:
+        """Give the sequence a row and tell the runner what belongs there."""
+        sequence.row = self._rows.pop()
+        self._table_write(sequence, 0)
+        sampling = sequence.request.sampling
+        penalised = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
+        tokens = np.asarray(sequence.tokens if penalised else (), dtype=np.int32)
+        self._fresh.append(Fresh(sequence.row, sampling, tuple(sorted(sequence.stops)), sequence.prompt, tokens, last))
+
+    def _table_write(self, sequence: Sequence, first: int) -> None:
+        for column in range(first, len(sequence.pages)):
+            self._table[sequence.row, column] = sequence.pages[column]
+
+    def _launch(self, spans: list[Span], decodes: list[Sequence]) -> Launch:
+        batch = assemble(self.steps, tuple(self._fresh), self._table, spans, decodes)
+        self.steps += 1
+        self._fresh = []
+        self._table = {}
+        for span in spans:
+            sequence = span.sequence
+            sequence.computed += span.tokens
+            sequence.inflight += 1
+            if span.samples:
+                sequence.pending += 1
+                sequence.stage = Stage.RUNNING
+                self.prefilling.remove(sequence)
+                self.running.append(sequence)
+        for sequence in decodes:
+            sequence.computed += 1
+            sequence.inflight += 1
+            sequence.pending += 1
+        return Launch(batch, tuple(spans), tuple(decodes))
+
+    # ---- what came of it ----
+
+    def absorb(self, launch: Launch, outcome: Outcome) -> None:
+        """Take in a step's tokens; what is to be told ends up in `updates`."""
+        tokens, logprobs = outcome.tokens.tolist(), outcome.logprobs
+        at = scored = 0
+        for span in launch.spans:
+            sequence = span.sequence
+            sequence.inflight -= 1
+            sequence.settled = span.start + span.tokens
+            if span.scores:
+                sequence.scores += outcome.scores[scored]
+                scored += 1
+            if sequence.finish is None:
+                self.settle_prompt(sequence)
+            if span.samples:
+                self._accept(sequence, tokens[at], logprobs[at] if logprobs else None, first=True)
+                at += 1
+            elif sequence.finish is not None:
+                self._part(sequence)
+        for sequence in launch.decodes:
+            sequence.inflight -= 1
+            sequence.settled += 1
+            self._accept(sequence, tokens[at], logprobs[at] if logprobs else None, first=False)
+            at += 1
+
+    def settle_prompt(self, sequence: Sequence) -> None:
+        stored = sequence.stored
+        self.holdings.store(sequence)
+        for page in sequence.identities[stored : sequence.stored]:
+            self.computing.pop(page, None)
+        if sequence.leg is not None:
+            self._hold(sequence)
+
+    def _hold(self, sequence: Sequence) -> None:
+        """Keep a sequence's pages, even if it ends now, until its owner has looked at what settled."""
+        sequence.lent += 1
+        self._settled.append(sequence)
+
+    def take_settled(self) -> list[Sequence]:
+        """Sequences with a leg whose pages have settled since the last call, in order, perhaps repeated;
+        each entry is one `lent` that the caller takes over."""
+        settled, self._settled = self._settled, []
+        return settled
+
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, first: bool) -> None:
+        sequence.pending -= 1
+        if sequence.finish is not None:
+            self._part(sequence)
+            return
+        if sequence.leg is not None:
+            sequence.stops = frozenset()  # whether the first token ends the sequence, its owner decides
+        update = Update(sequence.request.id, token, logprob=logprob)
+        if first and sequence.generated == 0:
+            update.cached = sequence.cached
+            if sequence.request.sampling.prompt_logprobs is not None:
+                update.scores = tuple(sequence.scores)
+        sequence.tokens.append(token)
+        if token in sequence.stops and sequence.generated > sequence.request.sampling.min_tokens:
+            update.finish = Finish.STOP.value
+            self._end(sequence, Finish.STOP)
+        elif len(sequence.tokens) >= sequence.limit:
+            update.finish = Finish.LENGTH.value
+            self._end(sequence, Finish.LENGTH)
+        self.updates.append(update)
+
+    # ---- sequences whose KV comes from elsewhere ----
+
+    def begin(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        """Take in the first token of an arriving sequence, ahead of its KV."""
+        sequence.pending += 1
+        self._accept(sequence, token, logprob, first=True)
+
+    def enter(self, sequence: Sequence) -> bool:
+        """Let an arrived sequence run, its KV complete and its first token known; False without a row."""
+        if not self._rows:
+            return False
+        assert sequence.settled == len(sequence.tokens) - 1
+        self._seat(sequence, last=sequence.tokens[-1])
+        sequence.stage = Stage.RUNNING
+        self.running.append(sequence)
+        return True
+
+    def queue(self, sequence: Sequence) -> None:
+        """Let an arriving sequence be computed here instead; it keeps the pages it holds."""
+        sequence.stage = Stage.WAITING
+        self.waiting.append(sequence)
+
+    # ---- leaving ----
+
+    def _end(self, sequence: Sequence, why: Finish) -> None:
+        sequence.finish = why
+        if why is not Finish.ERROR:
+            self.holdings.store(sequence)
+        self._part(sequence)
+
+    def _part(self, sequence: Sequence) -> None:
+        """Take a finished sequence out of the lists; free what it holds once no step touches it."""
+        self._unlist(sequence)
+        sequence.stage = Stage.LEAVING
+        self.settle_leaving(sequence)
+
+    def settle_leaving(self, sequence: Sequence) -> None:
+        """Free a finished sequence once nothing touches its pages."""
+        if sequence.stage is Stage.LEAVING and not sequence.inflight and not sequence.lent:
+            self._free(sequence)
+            sequence.stage = Stage.GONE
+            del self.sequences[sequence.request.id]
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._unlist(sequence)
+        self._free(sequence)
+
+    def _unlist(self, sequence: Sequence) -> None:
+        lists = {Stage.WAITING: self.waiting, Stage.PREFILLING: self.prefilling, Stage.RUNNING: self.running}
+        if sequence.stage in lists:
+            lists[sequence.stage].remove(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        for page in sequence.identities[sequence.stored :]:
+            if self.computing.get(page) is sequence:
+                del self.computing[page]
+        self.holdings.release(sequence)
+        if sequence.row:
+            self._rows.append(sequence.row)
+            sequence.row = 0
+
+    def load(self) -> Load:
+        allocator, cache = self.holdings.allocator, self.holdings.cache
+        return Load(
+            waiting=len(self.waiting),
+            prefilling=len(self.prefilling),
+            running=len(self.running),
+            pages_free=allocator.free,
+            pages_cached=cache.pages,
+            pages_evictable=cache.evictable,
+            pages_total=allocator.total - 1,
+            retractions=self.retractions,
+            steps=self.steps,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when pages or rows are lost or owned twice. For idle times and tests."""
+        self.holdings.check_integrity(list(self.sequences.values()))
+        held = [s.row for s in self.sequences.values() if s.row]
+        assert sorted(held + self._rows) == list(range(1, self.limits.max_running + 1)), "a row was lost"
+        if self.idle:
+            assert not self.computing and self.holdings.cache.evictable == self.holdings.cache.pages
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scheduler step {self.steps}: {len(self.waiting)} waiting, {len(self.prefilling)} prefilling, "
+            f"{len(self.running)} running; {self.holdings!r}>"
+        )

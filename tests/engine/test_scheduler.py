@@ -1,0 +1,217 @@
+"""The scheduler against a runner that mirrors token ids: every page mistake becomes a wrong token."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from baton.cache import make_cache
+from baton.cache.pages import PageAllocator
+from baton.core.errors import InvalidField, PromptTooLong, QueueFull
+from baton.core.types import Request, SamplingParams
+from baton.engine.holdings import Holdings
+from baton.engine.loop import Engine
+from baton.engine.policy import policy_named
+from baton.engine.scheduler import Limits, Scheduler
+from baton.testing.mirror import MirrorRunner, continuation
+from baton.tokens.identity import page_identities
+
+VOCAB = 97
+
+
+def engine(
+    *, pages: int = 64, page_size: int = 4, cache: str = "radix", overlap: bool = True, policy: str = "fcfs",
+    eos: frozenset[int] = frozenset(), **limits: object,
+) -> Engine:  # fmt: skip
+    longest = min(200, (pages - 1) * page_size)
+    bounds = Limits(
+        max_model_len=longest, max_running=8, max_queued=100_000, prefill_budget=32, mixed=False, vocab=VOCAB, eos=eos
+    )
+    holdings = Holdings(PageAllocator(pages), make_cache(cache), page_size)
+    scheduler = Scheduler(replace(bounds, **limits), holdings, policy_named(policy))  # type: ignore[arg-type]
+    runner = MirrorRunner(pages, page_size, scheduler.limits.max_running + 1, longest // page_size + 2, VOCAB)
+    return Engine(scheduler, runner, overlap=overlap)  # type: ignore[arg-type]
+
+
+def request(id: str, prompt: list[int], tokens: int, *, page_size: int = 4, priority: int = 0, **sampling: object) -> Request:
+    params = SamplingParams(max_tokens=tokens, **sampling)  # type: ignore[arg-type]
+    identities = page_identities(prompt, page_size)
+    return Request(id=id, token_ids=tuple(prompt), identities=identities, sampling=params, priority=priority)
+
+
+def run(served: Engine, limit: int = 100_000) -> dict[str, list[int]]:
+    """Step until idle; the tokens of every request."""
+    tokens: dict[str, list[int]] = {}
+    for _ in range(limit):
+        for update in served.step().updates:
+            if update.token is not None:
+                tokens.setdefault(update.id, []).append(update.token)
+        if served.idle:
+            served.scheduler.check_integrity()
+            return tokens
+    raise AssertionError(f"not idle after {limit} steps: {served!r}")
+
+
+def prompts(count: int, seed: int, longest: int = 60) -> list[list[int]]:
+    chance = random.Random(seed)
+    shared = [chance.randrange(VOCAB) for _ in range(longest)]
+    made = []
+    for _ in range(count):
+        common = chance.randrange(0, longest - 1)
+        own = chance.randrange(1, longest - common + 1)
+        made.append(shared[:common] + [chance.randrange(VOCAB) for _ in range(own)])
+    return made
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("cache", ["radix", "naive"])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("pages", [40, 400])
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_tokens_are_those_of_an_undisturbed_run(overlap: bool, cache: str, mixed: bool, pages: int, page_size: int) -> None:
+    served = engine(pages=pages * 4 // page_size, page_size=page_size, cache=cache, overlap=overlap, mixed=mixed, prefill_budget=16)
+    made = prompts(40, seed=pages)
+    for i, prompt in enumerate(made):
+        served.submit(request(f"r{i}", prompt, 1 + i * 2, page_size=page_size))
+    tokens = run(served)
+    for i, prompt in enumerate(made):
+        assert tokens[f"r{i}"] == continuation(prompt, 1 + i * 2, VOCAB), f"r{i}"
+    if pages == 40:
+        assert served.scheduler.retractions > 0, "the small pool was meant to force retractions"
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "lpm", "dfs-weight", "priority"])
+def test_every_policy_serves_everything(policy: str) -> None:
+    served = engine(policy=policy, pages=60)
+    made = prompts(30, seed=5)
+    for i, prompt in enumerate(made):
+        served.submit(request(f"r{i}", prompt, 10, priority=i % 3))
+    tokens = run(served)
+    assert all(tokens[f"r{i}"] == continuation(p, 10, VOCAB) for i, p in enumerate(made))
+
+
+def test_urgent_requests_start_first() -> None:
+    served = engine(policy="priority", max_running=1)
+    for i, priority in enumerate([5, 1, 3]):
+        served.submit(request(f"r{i}", [i + 1] * 9, 4, priority=priority))
+    assert list(run(served)) == ["r1", "r2", "r0"]
+
+
+def test_longest_cached_prefix_starts_first() -> None:
+    served = engine(policy="lpm", max_running=1)
+    shared = list(range(20))
+    served.submit(request("seed", [*shared, 1], 1))
+    run(served)
+    served.submit(request("cold", [50] * 20, 2))
+    served.submit(request("warm", [*shared, 2], 2))
+    assert list(run(served)) == ["warm", "cold"]
+
+
+def test_branches_are_walked_depth_first_by_demand() -> None:
+    served = engine(policy="dfs-weight", prefill_budget=1000)
+    left, right = [1] * 8, [2] * 8
+    for name, prompt in (("l", left), ("r", right)):
+        served.submit(request(name, [*prompt, 3], 1))
+    run(served)
+    for name, prompt in (("l1", left), ("r1", right), ("r2", right), ("l2", left), ("r3", right)):
+        served.submit(request(name, [*prompt, *(ord(c) % 90 for c in name)], 1))
+    assert list(run(served)) == ["r1", "r2", "r3", "l1", "l2"]
+
+
+def test_twins_compute_their_shared_prefix_once() -> None:
+    served = engine(pages=200, prefill_budget=1000)
+    shared = list(range(40))
+    for i in range(4):
+        served.submit(request(f"r{i}", [*shared, 60 + i], 1))
+    tokens = run(served)
+    assert all(tokens[f"r{i}"] == continuation([*shared, 60 + i], 1, VOCAB) for i in range(4))
+    assert served.runner.computed == 41 + 3  # type: ignore[attr-defined]
+
+
+def test_a_second_pass_computes_only_the_last_page() -> None:
+    served = engine(pages=200)
+    prompt = list(range(42))
+    for name in ("first", "second"):
+        served.submit(request(name, prompt, 1))
+        before = served.runner.computed  # type: ignore[attr-defined]
+        run(served)
+    assert served.runner.computed - before == 2  # type: ignore[attr-defined]
+
+
+def test_stop_tokens_end_a_sequence_but_not_before_min_tokens() -> None:
+    prompt = [1, 2, 3]
+    expected = continuation(prompt, 30, VOCAB)
+    eos = frozenset([expected[4]])
+    first = expected.index(expected[4])
+    for overlap in (False, True):
+        served = engine(eos=eos, overlap=overlap)
+        served.submit(request("a", prompt, 30))
+        served.submit(request("b", prompt, 30, ignore_eos=True))
+        tokens = run(served)
+        assert tokens["a"] == expected[: first + 1]
+        assert tokens["b"] == expected
+
+
+def test_aborts_at_any_moment_leave_nothing_behind() -> None:
+    chance = random.Random(7)
+    served = engine(pages=50, max_running=6)
+    alive: list[str] = []
+    for i in range(400):
+        prompt = [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 80))]
+        served.submit(request(f"r{i}", prompt, chance.randrange(1, 60)))
+        alive.append(f"r{i}")
+        for _ in range(chance.randrange(4)):
+            served.step()
+        if chance.random() < 0.6:
+            served.abort(alive.pop(chance.randrange(len(alive))))
+    run(served)
+    assert served.scheduler.load().running == 0
+
+
+def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:
+    chance = random.Random(11)
+    served = engine(pages=48, max_running=12, prefill_budget=24, mixed=True)
+    expected: dict[str, list[int]] = {}
+    tokens: dict[str, list[int]] = {}
+    aborted: set[str] = set()
+    base = [[chance.randrange(VOCAB) for _ in range(40)] for _ in range(5)]
+    for i in range(10_000):
+        prompt = chance.choice(base)[: chance.randrange(0, 40)] + [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 9))]
+        count = chance.randrange(1, 12)
+        expected[f"r{i}"] = continuation(prompt, count, VOCAB)
+        served.submit(request(f"r{i}", prompt, count))
+        if chance.random() < 0.1:
+            victim = f"r{chance.randrange(i + 1)}"
+            if victim in served.scheduler.sequences:
+                aborted.add(victim)
+            served.abort(victim)
+        for _ in range(2 if len(served.scheduler.waiting) < 50 else 12):
+            for update in served.step().updates:
+                if update.token is not None:
+                    tokens.setdefault(update.id, []).append(update.token)
+    for id, more in run(served).items():
+        tokens.setdefault(id, []).extend(more)
+    wrong = [id for id, want in expected.items() if tokens.get(id, []) != want[: len(tokens.get(id, []))]]
+    assert not wrong
+    assert all(tokens[id] == want for id, want in expected.items() if id not in aborted)
+    holdings = served.scheduler.holdings
+    holdings.allocator.give(holdings.cache.evict(holdings.cache.pages))
+    assert holdings.allocator.free == holdings.allocator.total - 1
+    assert holdings.cache.pages == 0
+
+
+def test_what_cannot_be_served_is_refused_with_the_field_named() -> None:
+    served = engine(max_queued=1)
+    with pytest.raises(PromptTooLong, match="prompt: has 300 tokens"):
+        served.submit(request("long", [1] * 300, 1))
+    with pytest.raises(InvalidField, match="at least one token"):
+        served.submit(request("empty", [], 1))
+    with pytest.raises(InvalidField, match="outside 0 to 96"):
+        served.submit(request("vocab", [97], 1))
+    served.submit(request("a", [1], 1))
+    with pytest.raises(InvalidField, match="being served already"):
+        served.submit(request("a", [1], 1))
+    with pytest.raises(QueueFull):
+        served.submit(request("b", [1], 1))
