@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from baton.attention.choose import choose_attention
+from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
 from baton.cache.pages import PageAllocator
-from baton.cache.pool import PoolShape, make_pool, pages_for_memory
+from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
@@ -21,14 +21,20 @@ from baton.engine.scheduler import Limits, Scheduler
 from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
 from baton.model.config import ModelConfig
-from baton.model.decoder import Decoder
-from baton.model.source import resolve
-from baton.parallel import make_ranks
+from baton.model.decoder import load
+from baton.model.source import locate
+from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
 
 Progress = Callable[[str, float], None]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+GPU_SHARE = 0.9
+"""Of the device's free memory, for weights and pool together."""
+CPU_SHARE = 0.2
+"""Of the free memory: a laptop has other work, and several workers may share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +62,46 @@ class Built:
             dtype=self.config.dtype,
             attention=self.attention,
             tensor_parallel=self.config.tensor_parallel,
-            fingerprint=self.runner.decoder.config.fingerprint(),
+            fingerprint=self.runner.decoder.config.fingerprint(self.config.dtype),
             seconds=seconds,
         )
 
 
 def build(spec: RankSpec, progress: Progress) -> Built:
-    config = _settle(spec.config)
-    device = _device(config, spec.rank)
-    directory = resolve(config.model)
-    model = ModelConfig.read(directory)
-    ranks = make_ranks(spec.rank, config.tensor_parallel, device, spec.rendezvous)
-    kernels = choose_kernels(device)
-    decoder = Decoder.load(
-        model, directory, ranks, device, DTYPES[config.dtype], config.load_format, kernels,
-        seed=config.seed, progress=lambda done: progress("weights", done),
+    device = _device(spec.config, spec.rank)
+    directory = locate(spec.config.model, weights=spec.config.load_format != "dummy")
+    model = ModelConfig.read(directory, spec.config.load_format, spec.config.seed)
+    config = _settle(spec.config, model)
+    dtype = DTYPES[config.dtype]
+    ranks = join_ranks(spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device)
+    progress("weights", 0.0)
+    decoder = load(
+        model, directory, ranks, device, dtype, config.load_format, choose_kernels(device), seed=config.seed
+    )
+    progress("weights", 1.0)
+    shape = _pool_shape(config, model, ranks, device)
+    longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
+    pool = make_pool(shape, device, dtype)
+    need = Need(pool, model.heads // ranks.size, shape.kv_heads, model.scale, model.windows, config.max_running)
+    attention, name = choose_attention(config.attention, need)
+    runner = Runner(
+        decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
+        graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
     )  # fmt: skip
-    longest = min(config.max_model_len or model.max_model_len, model.max_model_len)
-    shape = _pool_shape(config, model, decoder, device, longest)
-    longest = min(longest, (shape.pages - 1) * shape.page_size)
-    pool = make_pool(shape, device, DTYPES[config.dtype])
-    attention, name = choose_attention(config.attention, pool, model, decoder, config.max_running)
-    runner = Runner(decoder, attention, pool, max_running=config.max_running, max_model_len=longest)
-    return Built(config, _scheduler(config, model, shape, longest), runner, shape, tuple(sorted(model.eos)), name)
+    scheduler = _scheduler(config, model, shape, longest)
+    return Built(config, scheduler, runner, shape, model.eos_token_ids, name)
 
 
-def _settle(config: EngineConfig) -> EngineConfig:
+def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
+    """The settings with every automatic choice made."""
+    cpu = config.device == "cpu"
     if config.dtype == "auto":
-        config = replace(config, dtype="float32" if config.device == "cpu" else "bfloat16")
+        half = model.dtype if model.dtype in ("bfloat16", "float16") else "bfloat16"
+        config = replace(config, dtype="float32" if cpu else half)
+    if config.memory_fraction == 0.0:
+        config = replace(config, memory_fraction=CPU_SHARE if cpu else GPU_SHARE)
+    if config.max_model_len > model.max_model_len:
+        raise InvalidSetting("max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}")
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.tensor_parallel)
     torch.set_num_threads(threads)
     return config
@@ -102,21 +120,26 @@ def _device(config: EngineConfig, rank: int) -> torch.device:
     return torch.device("cuda", rank)
 
 
-def _pool_shape(
-    config: EngineConfig, model: ModelConfig, decoder: Decoder, device: torch.device, longest: int
-) -> PoolShape:
+def _pool_shape(config: EngineConfig, model: ModelConfig, ranks: Ranks, device: torch.device) -> PoolShape:
+    """The pool of one rank: the same number of pages on all, the least that any has room for."""
     shape = PoolShape(
-        pages=2, kv_heads=decoder.kv_heads, layers=model.layers, page_size=config.page_size,
+        kv_heads=len(model.kv_heads_of(ranks.rank, ranks.size)), layers=model.layers, page_size=config.page_size,
         head_dim=model.head_dim, itemsize=DTYPES[config.dtype].itemsize,
     )  # fmt: skip
-    pages = config.pages + 1 if config.pages else pages_for_memory(shape, device, config.memory_fraction, longest)
-    return replace(shape, pages=pages)
+    least = config.max_model_len or config.page_size
+    if config.pages:
+        return fit_pages(shape, config.pages, max_model_len=least, setting="pages")
+    fraction = config.memory_fraction if device.type == "cuda" else config.memory_fraction / ranks.size
+    shape = fit_memory(shape, device, fraction, max_model_len=least)
+    pages = ranks.join(torch.tensor([[shape.pages]], dtype=torch.int32, device=device)).min()
+    return replace(shape, pages=int(pages))
 
 
 def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longest: int) -> Scheduler:
     limits = Limits(
         max_model_len=longest, max_running=config.max_running, max_queued=config.max_queued,
-        prefill_budget=config.prefill_budget, mixed=config.mixed, vocab=model.vocab_size, eos=frozenset(model.eos),
+        prefill_budget=config.prefill_budget, mixed=config.mixed, vocab=model.vocab_size,
+        eos=frozenset(model.eos_token_ids),
     )  # fmt: skip
     cache = make_cache(config.cache, policy=config.eviction)
     return Scheduler(limits, Holdings(PageAllocator(shape.pages), cache, shape.page_size), policy_named(config.policy))

@@ -29,8 +29,8 @@ class EngineConfig:
     """Tokens a page of KV cache holds."""
     pages: int = 0
     """Pages in the pool; 0 takes memory_fraction of what is free."""
-    memory_fraction: float = 0.9
-    """Share of the device's free memory that weights and pool together may take."""
+    memory_fraction: float = 0.0
+    """Share of the device's free memory that the engine may take; 0 is 0.9 on a GPU and 0.2 on a CPU."""
     max_model_len: int = 0
     """Longest sequence, prompt and output together, in tokens; 0 is the model's own limit."""
     cache: str = "radix"
@@ -69,7 +69,7 @@ class EngineConfig:
         need(self.tensor_parallel in (1, 2, 4, 8, 16), "tensor_parallel", "1, 2, 4, 8 or 16")
         need(1 <= self.page_size <= 1024, "page_size", "between 1 and 1024")
         need(self.pages == 0 or self.pages >= 2, "pages", "0 (from free memory) or 2 and more")
-        need(0.0 < self.memory_fraction <= 1.0, "memory_fraction", "above 0 and at most 1")
+        need(0.0 <= self.memory_fraction <= 1.0, "memory_fraction", "between 0 (by device) and 1")
         need(self.max_model_len >= 0, "max_model_len", "0 (the model's) or more")
         need(self.cache in ("radix", "naive"), "cache", "radix or naive")
         need(self.max_running >= 1, "max_running", "1 or more")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from baton.sampling.rows import Need, SamplingRows
 from baton.sampling.sampler import Picked, Places, Sampler, entries, score
 from baton.sampling.fresh import Ints
 
+if TYPE_CHECKING:  # needs CUDA's libraries
+    from baton.engine.graphs import DecodeGraphs
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -39,8 +43,9 @@ class Shape:
 
 class Runner:
     def __init__(
-        self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int
-    ) -> None:
+        self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int,
+        graph_max_batch: int = 0, progress: Callable[[float], None] | None = None,
+    ) -> None:  # fmt: skip
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -53,7 +58,19 @@ class Runner:
         self.sampling = SamplingRows(rows, decoder.config.vocab_size, self.device)
         self.sampler = Sampler(self.sampling)
         self.upload = Upload(self.device, capacity=1 << 16)
+        self.graphs = self._capture(min(graph_max_batch, max_running), progress or (lambda done: None))
         self._thread = ThreadPoolExecutor(1, "step") if self.device.type == "cpu" else None
+
+    def _capture(self, largest: int, progress: Callable[[float], None]) -> DecodeGraphs | None:
+        if self.device.type != "cuda" or largest == 0:
+            return None
+        from baton.engine.graphs import DecodeGraphs
+
+        graphs = DecodeGraphs(
+            self.decoder, self.attention, self.pool, self.table, self.last, self.sampling, largest
+        )
+        graphs.capture(progress)
+        return graphs
 
     def launch(self, batch: Batch) -> Flight:
         """Start a step; on a CPU it runs in a thread of its own, on a GPU on the current stream."""
@@ -71,6 +88,10 @@ class Runner:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Callable[[], Outcome]:
+        if self.graphs is not None and not len(batch.span_rows) and self.graphs.fits(
+            len(batch.decode_rows), len(batch.table[0])
+        ):
+            return self._replay(batch, self.graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
         self.attention.plan(shape.spans)
@@ -83,15 +104,32 @@ class Runner:
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
 
+    def _replay(self, batch: Batch, graphs: DecodeGraphs) -> Callable[[], Outcome]:
+        """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
+        self._seat(batch)
+        host_rows = batch.decode_rows
+        logits, tokens = graphs.replay(host_rows, batch.decode_positions, batch.table)
+        if self.sampler.plain(host_rows):
+            return _settled(Picked(tokens), [], [])
+        at = batch.decode_positions + 1
+        rows, positions = self.upload([host_rows, at])
+        picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at))
+        self.last[rows] = picked.tokens.to(torch.int32)
+        return _settled(picked, self._tops(host_rows), [])
+
     # ---- before the model ----
 
-    def _apply(self, batch: Batch) -> None:
-        """Write the batch's changes of tables and rows."""
+    def _seat(self, batch: Batch) -> None:
+        """Rows newly taken: their sampling state and last tokens."""
         self.sampling.take(batch.fresh)
         carried = [one for one in batch.fresh if one.last >= 0]
         if carried:
             rows, last = self.upload([_ints([o.row for o in carried]), _ints([o.last for o in carried])])
             self.last[rows] = last
+
+    def _apply(self, batch: Batch) -> None:
+        """Write the batch's changes of tables and rows."""
+        self._seat(batch)
         if len(batch.table[0]):
             rows, columns, pages = self.upload(batch.table)
             self.table[rows, columns] = pages

@@ -1,0 +1,156 @@
+"""Decode steps as CUDA graphs: the whole step, sampling included, replayed with one launch.
+
+A ladder of batch sizes is captured from the largest to the smallest over one memory pool. A replay
+reads one int32 buffer that the host fills beforehand: rows and positions, and the places of the page
+table that change. Padding lines use row 0 and position 0, so they write the scratch page and nothing
+else. Everything else a step needs (ids, lengths, sampling parameters) lies on the device by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baton.attention.base import Attention, GraphAttention, HostShape, Spans
+from baton.model.decoder import Decoder
+from baton.sampling.fused import sample
+from baton.sampling.rows import SamplingRows
+from baton.sampling.fresh import Ints
+
+RING = 4
+"""Pinned buffers in turn: more than the steps that can be in flight."""
+
+
+def ladder(largest: int) -> list[int]:
+    """Batch sizes to capture, smallest first."""
+    sizes = [1, 2, 4, *range(8, 65, 8), *range(80, 257, 16), *range(288, largest + 1, 32)]
+    return sorted({size for size in sizes if size < largest} | {largest})
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One batch size: its graph, the attention that plans for it, and where its results appear."""
+
+    graph: torch.cuda.CUDAGraph
+    attention: Attention
+    logits: Tensor
+    """[size, vocab]."""
+    tokens: Tensor
+    """[size] int64: what plain sampling chose; also written to the rows' last tokens."""
+
+
+class Inputs:
+    """The device buffer that every replay reads, and the pinned ones it is filled from."""
+
+    FIELDS = 5
+    """rows, positions, and row, column, page of one change of the page table a line."""
+
+    def __init__(self, largest: int, device: torch.device) -> None:
+        self.buffer = torch.zeros(self.FIELDS, largest, dtype=torch.int32, device=device)
+        self._pinned = [torch.zeros(self.FIELDS, largest, dtype=torch.int32, pin_memory=True) for _ in range(RING)]
+        self._copied = [torch.cuda.Event() for _ in range(RING)]
+        self._next = 0
+
+    def fill(self, rows: Ints, positions: Ints, table: tuple[Ints, Ints, Ints], size: int) -> None:
+        at = self._next = (self._next + 1) % RING
+        self._copied[at].synchronize()
+        host = self._pinned[at].numpy()
+        host[:, :size] = 0
+        for field, values in enumerate((rows, positions, *table)):
+            host[field, : len(values)] = values
+        self.buffer.copy_(self._pinned[at], non_blocking=True)
+        self._copied[at].record()
+
+
+class DecodeGraphs:
+    def __init__(
+        self, decoder: Decoder, attention: GraphAttention, pool: Tensor, table: Tensor, last: Tensor,
+        sampling: SamplingRows, largest: int,
+    ) -> None:  # fmt: skip
+        self.decoder = decoder
+        self.attention = attention
+        self.pool = pool
+        self.table = table
+        self.last = last
+        self.sampling = sampling
+        self.sizes = ladder(largest)
+        self.inputs = Inputs(largest, pool.device)
+        self._captured: dict[int, Captured] = {}
+        self._starts = torch.arange(largest + 1, dtype=torch.int32, device=pool.device)
+
+    def capture(self, progress: Callable[[float], None]) -> None:
+        """Capture every size; the largest first, so that the others fit into its memory."""
+        memory = None
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for done, size in enumerate(reversed(self.sizes), start=1):
+                captured = self._capture(size, memory)
+                memory = memory or captured.graph.pool()
+                self._captured[size] = captured
+                progress(done / len(self.sizes))
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _capture(self, size: int, memory: tuple[int, int] | None) -> Captured:
+        attention = self.attention.graph(size)
+        spans = self._spans(size)
+        attention.plan(self._planned(spans, np.zeros(size, dtype=np.int32)))
+        for _ in range(2):  # compiles kernels and settles allocations before the capture
+            self._step(spans, attention)
+        torch.cuda.current_stream().synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=memory, stream=torch.cuda.current_stream()):
+            logits, tokens = self._step(spans, attention)
+        return Captured(graph, attention, logits, tokens)
+
+    def _spans(self, size: int) -> Spans:
+        """The step's shape over the static buffers; lengths are computed inside the graph."""
+        rows, positions = self.inputs.buffer[0, :size], self.inputs.buffer[1, :size]
+        lengths = torch.empty(size, dtype=torch.int32, device=self.pool.device)
+        return Spans(self.table, rows, self._starts[: size + 1], lengths, positions, rows, 0, None)
+
+    def _planned(self, spans: Spans, positions: Ints) -> Spans:
+        """The same with the host's numbers, for backends that plan on the host."""
+        lengths = positions + 1
+        spans.lengths.copy_(torch.from_numpy(lengths))
+        host = HostShape((1,) * len(lengths), tuple(lengths.tolist()))
+        return Spans(
+            spans.table, spans.rows, spans.starts, spans.lengths, spans.positions, spans.token_rows, 0, host
+        )
+
+    def _step(self, spans: Spans, attention: Attention) -> tuple[Tensor, Tensor]:
+        size = len(spans.rows)
+        changes = self.inputs.buffer[2:5, :size]
+        self.table.index_put_((changes[0], changes[1]), changes[2])
+        torch.add(spans.positions, 1, out=spans.lengths)
+        ids = self.last.index_select(0, spans.rows)
+        hidden = self.decoder.forward(ids, spans, self.pool, attention)
+        logits = self.decoder.logits(hidden)
+        tokens = sample(
+            logits, self.sampling.temperature.index_select(0, spans.rows),
+            self.sampling.seeds.index_select(0, spans.rows), spans.lengths,
+        )  # fmt: skip
+        self.last.index_put_((spans.rows,), tokens.to(torch.int32))
+        return logits, tokens
+
+    def fits(self, decodes: int, changes: int) -> bool:
+        return 0 < decodes <= self.sizes[-1] and changes <= self._size(decodes)
+
+    def _size(self, decodes: int) -> int:
+        return next(size for size in self.sizes if size >= decodes)
+
+    def replay(self, rows: Ints, positions: Ints, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
+        """Run one decode step; its logits [decodes, vocab] and tokens [decodes], valid until the next replay."""
+        size = self._size(len(rows))
+        captured = self._captured[size]
+        self.inputs.fill(rows, positions, table, size)
+        if captured.attention.plans:
+            padded = np.zeros(size, dtype=np.int32)
+            padded[: len(rows)] = positions
+            self._plan(captured, size, padded)
+        captured.graph.replay()
+        return captured.logits[: len(rows)], captured.tokens[: len(rows)]
