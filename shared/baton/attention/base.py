@@ -50,7 +50,7 @@ class Spans:
 
 
 class Attention(Protocol):
-    """Causal attention of new tokens over their sequences' pages. K and V of the step are in the pool already."""
+    """Causal attention of new tokens over their sequences' pages; the step's K and V are in the pool."""
 
     def plan(self, spans: Spans) -> None:
         """Prepare for one step; called once before its first layer, outside any captured graph."""

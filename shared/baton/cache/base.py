@@ -59,7 +59,8 @@ class Inserted:
     """The whole chain's position; not locked by insert."""
     taken: tuple[bool, ...]
     """For each page offered: True when the cache owns it now; False when it held that identity already
-    (in another page, or this very one), so the caller still owns what it offered unless it came from the cache."""
+    (in another page, or this very one), so the caller still owns what it offered, unless it came from
+    the cache."""
 
 
 class PrefixCache(Protocol):
@@ -95,7 +96,7 @@ class PrefixCache(Protocol):
         ...
 
     def evict(self, count: int) -> list[int]:
-        """Free at least `count` unlocked pages if there are as many, leaves first; the caller owns them now."""
+        """Free at least `count` unlocked pages if there are as many, leaves first; the caller owns them."""
         ...
 
     def events(self) -> list[CacheEvent]:

@@ -2,9 +2,9 @@
 
     BatonError
     ├── InvalidRequest          the caller's mistake; never retried
-    │   ├── InvalidField        a named field is wrong
-    │   ├── PromptTooLong       prompt and output do not fit the model's length
-    │   └── UnknownModel        no such model or adapter here
+    │   └── InvalidField        a named field is wrong
+    │       ├── PromptTooLong   prompt and output do not fit the model's length
+    │       └── UnknownModel    no such model or adapter here
     ├── Refused                 not now; the caller may try again later
     │   ├── QueueFull           a bounded queue is full
     │   ├── Draining            the worker is leaving

@@ -7,7 +7,7 @@ client asked; the engine's own mutable view of it is `baton.engine.sequence.Sequ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from baton.core.errors import InvalidField
 
@@ -15,7 +15,7 @@ MAX_TOP_LOGPROBS = 20
 """The most alternatives per token that a client may ask for (OpenAI's limit)."""
 
 
-class Finish(str, Enum):
+class Finish(StrEnum):
     """Why a sequence ended. Every sequence ends in exactly one of these."""
 
     STOP = "stop"

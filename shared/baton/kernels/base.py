@@ -42,9 +42,7 @@ class Kernels(Protocol):
         return q [N, heads, head_dim]."""
         ...
 
-    def experts(
-        self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor
-    ) -> Tensor:
+    def experts(self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Mixture of experts. x [N, H]; gate_up [E, 2 * I, H]; down [E, H, I]; weights [N, K] float32 and
         chosen [N, K] int64 from the router → [N, H]."""
         ...
