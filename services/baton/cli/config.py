@@ -1,0 +1,51 @@
+"""`baton config`: a service's settings, and with `--explain` where each value comes from.
+
+    baton config logs --explain --config baton.toml --level debug
+
+Reads the same file, environment and flags as the service would, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from importlib import import_module
+
+from baton.core.errors import InvalidSetting
+from baton.core.settings import from_command_line
+from baton.core.suggest import hint
+
+SETTINGS: Mapping[str, str] = {
+    "logs": "baton.telemetry:LogSettings",
+}
+"""What can be listed: name → `module:class`. Services add their settings class here."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="baton config",
+        usage="baton config NAME [--explain] [--config FILE] [--SETTING VALUE ...]",
+        description="List the settings of NAME; with --explain, their values and where those come from.",
+        epilog=f"names: {', '.join(sorted(SETTINGS))}, or MODULE:CLASS",
+    )
+    parser.add_argument("name", metavar="NAME")
+    name = parser.parse_args(arguments[:1]).name
+    rest = list(arguments[1:])
+    from_command_line(_find(name), f"baton config {name}", rest or ["--help"], os.environ)
+    return 0
+
+
+def _find(name: str) -> type:
+    target = name if ":" in name else SETTINGS.get(name)
+    if target is None:
+        raise InvalidSetting("NAME", f"no settings are called {name!r}{hint(name, SETTINGS)}")
+    module, _, attribute = target.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidSetting("NAME", f"cannot import {target}: {error}") from error
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise InvalidSetting("NAME", f"{target} is no settings class")
+    return found
