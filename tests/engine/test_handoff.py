@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from tests.engine.test_scheduler import VOCAB, engine, prompts, request
 
 from baton.core.types import Request
 from baton.engine.legs import Push
 from baton.engine.loop import Engine
 from baton.engine.sequence import Leg
 from baton.testing.mirror import MirrorRunner, continuation
-from tests.engine.test_scheduler import VOCAB, engine, prompts, request
 
 
 @dataclass
@@ -95,7 +95,11 @@ class Pair:
 
     def _leg(self, asked: Request, attempt: str, first: int, pages: tuple[int, ...]) -> None:
         leg = Request(
-            id=attempt, token_ids=asked.token_ids, identities=asked.identities, sampling=asked.sampling, salt=asked.salt
+            id=attempt,
+            token_ids=asked.token_ids,
+            identities=asked.identities,
+            sampling=asked.sampling,
+            salt=asked.salt,
         )
         self.prefill.legs.submit(leg, Leg(attempt, "decode", first, pages))
         if self.chance.random() < self.lose:
@@ -148,7 +152,9 @@ class Pair:
         for one in (self.prefill, self.decode):
             one.scheduler.check_integrity()
             assert one.scheduler.holdings.allocator.fenced == 0
-        assert self.decode.intake.open == 0 and not self.decode.intake.attempts and self.prefill.legs.open == 0
+        assert (
+            self.decode.intake.open == 0 and not self.decode.intake.attempts and self.prefill.legs.open == 0
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -160,7 +166,9 @@ def test_handed_over_runs_equal_undisturbed_ones(seed: int) -> None:
         for _ in range(pair.chance.randrange(5)):
             pair.tick()
     pair.finish()
-    assert [pair.tokens[f"r{i}"] for i in range(30)] == [continuation(p, 1 + i, VOCAB) for i, p in enumerate(made)]
+    assert [pair.tokens[f"r{i}"] for i in range(30)] == [
+        continuation(p, 1 + i, VOCAB) for i, p in enumerate(made)
+    ]
     assert pair.pushed > 0
 
 
@@ -203,7 +211,7 @@ def test_a_short_rest_is_computed_on_the_spot() -> None:
 
 
 def test_the_fence_holds_until_the_writer_is_known_to_be_done() -> None:
-    """A cancelled hand-over's pages go to nobody while its writer may write; without the fence, they would."""
+    """A cancelled hand-over's pages go to nobody while its writer may write; without a fence they would."""
     for seed in range(1000):
         pair = Pair(seed)
         victim, other = list(range(40)), [90 - i for i in range(90)] + [7] * 60
@@ -211,7 +219,9 @@ def test_the_fence_holds_until_the_writer_is_known_to_be_done() -> None:
         for _ in range(pair.chance.randrange(1, 12)):
             pair.tick()
         pair.abort("victim")
-        pair.ask(request("other", other, 8))  # needs nearly the whole pool, so it would get the victim's pages
+        pair.ask(
+            request("other", other, 8)
+        )  # needs nearly the whole pool, so it would get the victim's pages
         fenced = pair.decode.scheduler.holdings.allocator.fenced
         while pair.decode.scheduler.holdings.allocator.fenced:
             held = {p for s in pair.decode.scheduler.sequences.values() for p in s.pages}

@@ -6,9 +6,10 @@ import random
 from dataclasses import replace
 
 import pytest
+from baton.cache.pages import PageAllocator
+from baton.tokens.identity import page_identities
 
 from baton.cache import make_cache
-from baton.cache.pages import PageAllocator
 from baton.core.errors import InvalidField, PromptTooLong, QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.engine.holdings import Holdings
@@ -16,7 +17,6 @@ from baton.engine.loop import Engine
 from baton.engine.policy import policy_named
 from baton.engine.scheduler import Limits, Scheduler
 from baton.testing.mirror import MirrorRunner, continuation
-from baton.tokens.identity import page_identities
 
 VOCAB = 97
 
@@ -27,7 +27,13 @@ def engine(
 ) -> Engine:  # fmt: skip
     longest = min(200, (pages - 1) * page_size)
     bounds = Limits(
-        max_model_len=longest, max_running=8, max_queued=100_000, prefill_budget=32, mixed=False, vocab=VOCAB, eos=eos
+        max_model_len=longest,
+        max_running=8,
+        max_queued=100_000,
+        prefill_budget=32,
+        mixed=False,
+        vocab=VOCAB,
+        eos=eos,
     )
     holdings = Holdings(PageAllocator(pages), make_cache(cache), page_size)
     scheduler = Scheduler(replace(bounds, **limits), holdings, policy_named(policy))  # type: ignore[arg-type]
@@ -35,7 +41,9 @@ def engine(
     return Engine(scheduler, runner, overlap=overlap)  # type: ignore[arg-type]
 
 
-def request(id: str, prompt: list[int], tokens: int, *, page_size: int = 4, priority: int = 0, **sampling: object) -> Request:
+def request(
+    id: str, prompt: list[int], tokens: int, *, page_size: int = 4, priority: int = 0, **sampling: object
+) -> Request:
     params = SamplingParams(max_tokens=tokens, **sampling)  # type: ignore[arg-type]
     identities = page_identities(prompt, page_size)
     return Request(id=id, token_ids=tuple(prompt), identities=identities, sampling=params, priority=priority)
@@ -70,8 +78,17 @@ def prompts(count: int, seed: int, longest: int = 60) -> list[list[int]]:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("pages", [40, 400])
 @pytest.mark.parametrize("page_size", [1, 4])
-def test_tokens_are_those_of_an_undisturbed_run(overlap: bool, cache: str, mixed: bool, pages: int, page_size: int) -> None:
-    served = engine(pages=pages * 4 // page_size, page_size=page_size, cache=cache, overlap=overlap, mixed=mixed, prefill_budget=16)
+def test_tokens_are_those_of_an_undisturbed_run(
+    overlap: bool, cache: str, mixed: bool, pages: int, page_size: int
+) -> None:
+    served = engine(
+        pages=pages * 4 // page_size,
+        page_size=page_size,
+        cache=cache,
+        overlap=overlap,
+        mixed=mixed,
+        prefill_budget=16,
+    )
     made = prompts(40, seed=pages)
     for i, prompt in enumerate(made):
         served.submit(request(f"r{i}", prompt, 1 + i * 2, page_size=page_size))
@@ -178,7 +195,9 @@ def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:
     aborted: set[str] = set()
     base = [[chance.randrange(VOCAB) for _ in range(40)] for _ in range(5)]
     for i in range(10_000):
-        prompt = chance.choice(base)[: chance.randrange(0, 40)] + [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 9))]
+        prompt = chance.choice(base)[: chance.randrange(0, 40)] + [
+            chance.randrange(VOCAB) for _ in range(chance.randrange(1, 9))
+        ]
         count = chance.randrange(1, 12)
         expected[f"r{i}"] = continuation(prompt, count, VOCAB)
         served.submit(request(f"r{i}", prompt, count))

@@ -75,9 +75,13 @@ def choose_attention(name: str, need: Need) -> tuple[Attention, str]:
     names = [part.strip() for part in wanted.split(",")]
     for part in names:
         if part not in BACKENDS:
-            raise InvalidSetting("attention", f"no backend is named {part!r}; there are auto, {', '.join(BACKENDS)}")
+            raise InvalidSetting(
+                "attention", f"no backend is named {part!r}; there are auto, {', '.join(BACKENDS)}"
+            )
     if len(names) > 2 or names[0] in DECODE_ONLY:
-        raise InvalidSetting("attention", f"{wanted!r} is not a backend for every phase or a pair for prefill,decode")
+        raise InvalidSetting(
+            "attention", f"{wanted!r} is not a backend for every phase or a pair for prefill,decode"
+        )
     if len(names) == 1 or names[0] == names[1]:
         return BACKENDS[names[0]](need), names[0]
     return ByPhase(BACKENDS[names[0]](need), BACKENDS[names[1]](need)), ",".join(names)

@@ -45,7 +45,8 @@ class Batch:
         return len(self.ids) + len(self.decode_rows)
 
     def __repr__(self) -> str:
-        return f"<Batch {self.step}: {len(self.span_rows)} spans of {len(self.ids)} tokens, {len(self.decode_rows)} decodes>"
+        spans = f"{len(self.span_rows)} spans of {len(self.ids)} tokens"
+        return f"<Batch {self.step}: {spans}, {len(self.decode_rows)} decodes>"
 
 
 @dataclass(frozen=True, slots=True)

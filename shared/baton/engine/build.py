@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from baton.cache.pages import PageAllocator
+from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
+from baton.model.config import ModelConfig
+from baton.model.decoder import load
+from baton.model.source import locate
 
 from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
-from baton.cache.pages import PageAllocator
-from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
@@ -20,9 +23,6 @@ from baton.engine.runner import Runner
 from baton.engine.scheduler import Limits, Scheduler
 from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
-from baton.model.config import ModelConfig
-from baton.model.decoder import load
-from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
 
@@ -82,7 +82,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     shape = _pool_shape(config, model, ranks, device)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
     pool = make_pool(shape, device, dtype)
-    need = Need(pool, model.heads // ranks.size, shape.kv_heads, model.scale, model.windows, config.max_running)
+    need = Need(
+        pool, model.heads // ranks.size, shape.kv_heads, model.scale, model.windows, config.max_running
+    )
     attention, name = choose_attention(config.attention, need)
     runner = Runner(
         decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
@@ -101,7 +103,9 @@ def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
     if config.memory_fraction == 0.0:
         config = replace(config, memory_fraction=CPU_SHARE if cpu else GPU_SHARE)
     if config.max_model_len > model.max_model_len:
-        raise InvalidSetting("max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}")
+        raise InvalidSetting(
+            "max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}"
+        )
     threads = config.threads or max(1, (os.cpu_count() or 1) // config.tensor_parallel)
     torch.set_num_threads(threads)
     return config
@@ -111,10 +115,13 @@ def _device(config: EngineConfig, rank: int) -> torch.device:
     if config.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InvalidSetting("device", "is cuda, but torch finds no CUDA device; use --device cpu or fix the driver")
+        raise InvalidSetting(
+            "device", "is cuda, but torch finds no CUDA device; use --device cpu or fix the driver"
+        )
     if torch.cuda.device_count() < config.tensor_parallel:
         raise InvalidSetting(
-            "tensor_parallel", f"is {config.tensor_parallel}, but {torch.cuda.device_count()} CUDA devices are visible"
+            "tensor_parallel",
+            f"is {config.tensor_parallel}, but {torch.cuda.device_count()} CUDA devices are visible",
         )
     torch.cuda.set_device(rank)
     return torch.device("cuda", rank)
@@ -123,9 +130,12 @@ def _device(config: EngineConfig, rank: int) -> torch.device:
 def _pool_shape(config: EngineConfig, model: ModelConfig, ranks: Ranks, device: torch.device) -> PoolShape:
     """The pool of one rank: the same number of pages on all, the least that any has room for."""
     shape = PoolShape(
-        kv_heads=len(model.kv_heads_of(ranks.rank, ranks.size)), layers=model.layers, page_size=config.page_size,
-        head_dim=model.head_dim, itemsize=DTYPES[config.dtype].itemsize,
-    )  # fmt: skip
+        kv_heads=len(model.kv_heads_of(ranks.rank, ranks.size)),
+        layers=model.layers,
+        page_size=config.page_size,
+        head_dim=model.head_dim,
+        itemsize=DTYPES[config.dtype].itemsize,
+    )
     least = config.max_model_len or config.page_size
     if config.pages:
         return fit_pages(shape, config.pages, max_model_len=least, setting="pages")
@@ -142,4 +152,6 @@ def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longe
         eos=frozenset(model.eos_token_ids),
     )  # fmt: skip
     cache = make_cache(config.cache, policy=config.eviction)
-    return Scheduler(limits, Holdings(PageAllocator(shape.pages), cache, shape.page_size), policy_named(config.policy))
+    return Scheduler(
+        limits, Holdings(PageAllocator(shape.pages), cache, shape.page_size), policy_named(config.policy)
+    )

@@ -64,7 +64,11 @@ class EngineConfig:
                 raise InvalidSetting(name, f"must be {rule}, not {getattr(self, name)!r}")
 
         need(self.device in ("cpu", "cuda"), "device", "cpu or cuda")
-        need(self.dtype in ("auto", "float32", "bfloat16", "float16"), "dtype", "auto, float32, bfloat16 or float16")
+        need(
+            self.dtype in ("auto", "float32", "bfloat16", "float16"),
+            "dtype",
+            "auto, float32, bfloat16 or float16",
+        )
         need(self.load_format in ("auto", "dummy"), "load_format", "auto or dummy")
         need(self.tensor_parallel in (1, 2, 4, 8, 16), "tensor_parallel", "1, 2, 4, 8 or 16")
         need(1 <= self.page_size <= 1024, "page_size", "between 1 and 1024")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from baton.model.decoder import Decoder
+from baton.sampling.fused import sample
 from torch import Tensor
 
 from baton.attention.base import Attention, GraphAttention, HostShape, Spans
-from baton.model.decoder import Decoder
-from baton.sampling.fused import sample
-from baton.sampling.rows import SamplingRows
 from baton.sampling.fresh import Ints
+from baton.sampling.rows import SamplingRows
 
 RING = 4
 """Pinned buffers in turn: more than the steps that can be in flight."""
@@ -51,7 +51,9 @@ class Inputs:
 
     def __init__(self, largest: int, device: torch.device) -> None:
         self.buffer = torch.zeros(self.FIELDS, largest, dtype=torch.int32, device=device)
-        self._pinned = [torch.zeros(self.FIELDS, largest, dtype=torch.int32, pin_memory=True) for _ in range(RING)]
+        self._pinned = [
+            torch.zeros(self.FIELDS, largest, dtype=torch.int32, pin_memory=True) for _ in range(RING)
+        ]
         self._copied = [torch.cuda.Event() for _ in range(RING)]
         self._next = 0
 
@@ -144,7 +146,7 @@ class DecodeGraphs:
         return next(size for size in self.sizes if size >= decodes)
 
     def replay(self, rows: Ints, positions: Ints, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
-        """Run one decode step; its logits [decodes, vocab] and tokens [decodes], valid until the next replay."""
+        """One decode step: logits [decodes, vocab] and tokens [decodes], valid until the next replay."""
         size = self._size(len(rows))
         captured = self._captured[size]
         self.inputs.fill(rows, positions, table, size)

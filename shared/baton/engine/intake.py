@@ -124,7 +124,9 @@ class Intake:
 
     # ---- what the writer does ----
 
-    def first_token(self, attempt: str, token: int, logprob: TokenLogprob | None, scores: tuple[TokenLogprob, ...]) -> None:
+    def first_token(
+        self, attempt: str, token: int, logprob: TokenLogprob | None, scores: tuple[TokenLogprob, ...]
+    ) -> None:
         """The token sampled where the prompt was computed; stale attempts are ignored."""
         arrival = self._awaited.get(attempt)
         if arrival is None or arrival.begun:
@@ -212,4 +214,5 @@ class Intake:
         return tuple(self._attempts)
 
     def __repr__(self) -> str:
-        return f"<Intake {len(self._arrivals)} arriving, {len(self._attempts)} attempts, {len(self._fences)} fenced>"
+        waits = f"{len(self._attempts)} attempts open, {len(self._fences)} fenced"
+        return f"<Intake {len(self._arrivals)} arriving, {waits}>"

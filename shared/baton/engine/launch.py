@@ -50,7 +50,11 @@ def assemble(
     return Batch(
         step=step,
         fresh=fresh,
-        table=(_ints([row for row, _ in table]), _ints([column for _, column in table]), _ints(list(table.values()))),
+        table=(
+            _ints([row for row, _ in table]),
+            _ints([column for _, column in table]),
+            _ints(list(table.values())),
+        ),
         span_rows=_ints([s.sequence.row for s in spans]),
         span_starts=_ints([s.start for s in spans]),
         span_tokens=_ints([s.tokens for s in spans]),

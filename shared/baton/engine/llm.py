@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
+from baton.tokens.identity import page_identities, root_salt
+from baton.tokens.tokenizer import Tokenizer
+
 from baton.core.errors import BatonError, InvalidField
 from baton.core.types import Finish, Request, SamplingParams, TokenLogprob
 from baton.engine.config import EngineConfig
 from baton.engine.transcript import Delta, Transcript
 from baton.engine.worker import Progress, Worker
 from baton.protocol.engine import EngineFacts, Update
-from baton.tokens.identity import page_identities, root_salt
-from baton.tokens.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 T = TypeVar("T")
@@ -48,7 +49,9 @@ class Output:
 class AsyncLLM:
     """A model served by processes of its own. Use as `async with AsyncLLM(model=...) as llm`."""
 
-    def __init__(self, model: str, *, progress: Progress | None = None, tokenizer: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, model: str, *, progress: Progress | None = None, tokenizer: str | None = None, **settings: Any
+    ) -> None:
         self.config = EngineConfig(model=model, **settings)
         self.worker = Worker(self.config, progress)
         self.tokenizer: Tokenizer | None = None
@@ -69,15 +72,23 @@ class AsyncLLM:
         return self.worker.facts
 
     async def generate(
-        self, prompts: Prompt | Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         """Every prompt's outputs, in order; `n` of them for each prompt."""
         listed: list[Prompt] = [prompts] if _single(prompts) else list(prompts)  # type: ignore[list-item, arg-type]
-        params = [sampling or SamplingParams()] * len(listed) if not isinstance(sampling, Sequence) else list(sampling)
+        params = (
+            [sampling or SamplingParams()] * len(listed)
+            if not isinstance(sampling, Sequence)
+            else list(sampling)
+        )
         if len(params) != len(listed):
             raise InvalidField("sampling_params", f"has {len(params)} entries for {len(listed)} prompts")
         made = [self._requests(p, s, i) for i, (p, s) in enumerate(zip(listed, params, strict=True))]
-        collectors = [_Collector(request, index, self) for requests in made for index, request in enumerate(requests)]
+        collectors = [
+            _Collector(request, index, self) for requests in made for index, request in enumerate(requests)
+        ]
         try:
             for collector in collectors:
                 self.worker.submit(collector.request, collector.take)
@@ -109,7 +120,9 @@ class AsyncLLM:
         """One request for each of the `n` sequences of a prompt."""
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise InvalidField(f"prompts[{index}]", "is text, but the model has no tokenizer; pass token ids")
+                raise InvalidField(
+                    f"prompts[{index}]", "is text, but the model has no tokenizer; pass token ids"
+                )
             ids = tuple(self.tokenizer.encode(prompt))
         else:
             ids = tuple(prompt)
@@ -183,7 +196,9 @@ class LLM:
             raise
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         return self._run(self._llm.generate(prompts, sampling_params))
 

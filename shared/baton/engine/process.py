@@ -117,7 +117,9 @@ def _lead(
             break
         before = engine.scheduler.steps
         happened = engine.step()
-        progressed = not engine.idle and (bool(happened) or engine.scheduler.steps != before or engine.flying > 0)
+        progressed = not engine.idle and (
+            bool(happened) or engine.scheduler.steps != before or engine.flying > 0
+        )
         if happened.updates:
             outbox.send(wire.encode(wire.News(happened.updates, engine.scheduler.load())))
     for socket in followers:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from baton.model.decoder import Decoder
 from torch import Tensor
 
 from baton.attention.base import Attention, HostShape, Spans
@@ -21,10 +22,9 @@ from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome
 from baton.engine.flight import Flight
 from baton.engine.upload import Upload
-from baton.model.decoder import Decoder
+from baton.sampling.fresh import Ints
 from baton.sampling.rows import Need, SamplingRows
 from baton.sampling.sampler import Picked, Places, Sampler, entries, score
-from baton.sampling.fresh import Ints
 
 if TYPE_CHECKING:  # needs CUDA's libraries
     from baton.engine.graphs import DecodeGraphs
@@ -88,8 +88,10 @@ class Runner:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> Callable[[], Outcome]:
-        if self.graphs is not None and not len(batch.span_rows) and self.graphs.fits(
-            len(batch.decode_rows), len(batch.table[0])
+        if (
+            self.graphs is not None
+            and not len(batch.span_rows)
+            and self.graphs.fits(len(batch.decode_rows), len(batch.table[0]))
         ):
             return self._replay(batch, self.graphs)
         self._apply(batch)
@@ -145,7 +147,19 @@ class Runner:
         lengths = begins + new
         picks = np.concatenate([batch.span_samples, np.ones(decodes, dtype=np.bool_)])
         lines, sampled_rows, sampled_at = (starts[1:] - 1)[picks], rows[picks], lengths[picks]
-        d = self.upload([rows, starts, lengths, positions, np.repeat(rows, new), lines, sampled_rows, sampled_at, batch.ids])
+        d = self.upload(
+            [
+                rows,
+                starts,
+                lengths,
+                positions,
+                np.repeat(rows, new),
+                lines,
+                sampled_rows,
+                sampled_at,
+                batch.ids,
+            ]
+        )
         spans = Spans(
             table=self.table, rows=d[0], starts=d[1], lengths=d[2], positions=d[3], token_rows=d[4],
             prefills=len(batch.span_rows), host=HostShape(tuple(new.tolist()), tuple(lengths.tolist())),

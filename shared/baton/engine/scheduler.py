@@ -26,7 +26,6 @@ from baton.engine.sequence import Leg, Sequence, Stage
 from baton.protocol.engine import Load, Update
 from baton.sampling.fresh import Fresh
 
-
 LOOKED_AT = 512
 """Waiting sequences that one step considers; bounds the host's time when the queue is long."""
 
@@ -79,7 +78,9 @@ class Scheduler:
         """Take a request in without queueing it: the caller says where it goes next."""
         self._check(request)
         if len(self.waiting) >= self.limits.max_queued:
-            raise QueueFull(f"{len(self.waiting)} requests are waiting, the most that max_queued allows; try again later")
+            raise QueueFull(
+                f"{len(self.waiting)} requests are waiting, the most that max_queued allows; try again later"
+            )
         prompt, sampling = len(request.token_ids), request.sampling
         limit = self.limits.max_model_len
         if leg is not None:
@@ -165,7 +166,9 @@ class Scheduler:
 
     def _cached_pages(self, sequence: Sequence) -> int:
         size = self.holdings.page_size
-        return len(self.holdings.cache.match(sequence.identities_of(len(sequence.tokens) // size, size)).pages)
+        return len(
+            self.holdings.cache.match(sequence.identities_of(len(sequence.tokens) // size, size)).pages
+        )
 
     def awaits_twin(self, sequence: Sequence) -> bool:
         """Whether an admitted prompt is computing this one's next uncached page: then it waits and shares."""
@@ -277,9 +280,15 @@ class Scheduler:
         sequence.row = self._rows.pop()
         self._table_write(sequence, 0)
         sampling = sequence.request.sampling
-        penalised = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0)
+        penalised = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (
+            0.0,
+            0.0,
+            1.0,
+        )
         tokens = np.asarray(sequence.tokens if penalised else (), dtype=np.int32)
-        self._fresh.append(Fresh(sequence.row, sampling, tuple(sorted(sequence.stops)), sequence.prompt, tokens, last))
+        self._fresh.append(
+            Fresh(sequence.row, sampling, tuple(sorted(sequence.stops)), sequence.prompt, tokens, last)
+        )
 
     def _table_write(self, sequence: Sequence, first: int) -> None:
         for column in range(first, len(sequence.pages)):

@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from baton.tokens.identity import extend_identities
+
 from baton.cache.base import Prefix
 from baton.core.types import Finish, Request, TokenLogprob
-from baton.tokens.identity import extend_identities
 
 
 class Stage(Enum):
@@ -50,8 +51,27 @@ class Leg:
 
 class Sequence:
     __slots__ = (
-        "arrival", "cached", "computed", "finish", "identities", "inflight", "leg", "lent",
-        "limit", "owned", "pages", "pending", "prefix", "prompt", "request", "row", "scores", "settled", "stage", "stored", "stops",
+        "arrival",
+        "cached",
+        "computed",
+        "finish",
+        "identities",
+        "inflight",
+        "leg",
+        "lent",
+        "limit",
+        "owned",
+        "pages",
+        "pending",
+        "prefix",
+        "prompt",
+        "request",
+        "row",
+        "scores",
+        "settled",
+        "stage",
+        "stops",
+        "stored",
         "tokens",
     )  # fmt: skip
 

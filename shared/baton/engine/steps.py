@@ -9,30 +9,32 @@ from baton.protocol.engine import FreshRow, Step
 from baton.sampling.fresh import Fresh, Ints
 
 
-
 def to_step(batch: Batch) -> Step:
     arrays = (
         *batch.table, batch.span_rows, batch.span_starts, batch.span_tokens,
         batch.span_samples.astype(np.int32), batch.ids, batch.decode_rows, batch.decode_positions,
     )  # fmt: skip
-    fresh = [
-        FreshRow(f.row, f.sampling, f.stops, f.prompt, f.tokens.tobytes(), f.last)
-        for f in batch.fresh
-    ]
+    fresh = [FreshRow(f.row, f.sampling, f.stops, f.prompt, f.tokens.tobytes(), f.last) for f in batch.fresh]
     following = [None if f is None else f.tobytes() for f in batch.following]
     return Step(batch.step, fresh, [a.tobytes() for a in arrays], following)
 
 
 def from_step(step: Step) -> Batch:
     a = [_ints(data) for data in step.arrays]
-    fresh = tuple(
-        Fresh(f.row, f.sampling, f.stops, f.prompt, _ints(f.tokens), f.last) for f in step.fresh
-    )
+    fresh = tuple(Fresh(f.row, f.sampling, f.stops, f.prompt, _ints(f.tokens), f.last) for f in step.fresh)
     return Batch(
-        step=step.step, fresh=fresh, table=(a[0], a[1], a[2]), span_rows=a[3], span_starts=a[4], span_tokens=a[5],
-        span_samples=a[6].astype(np.bool_), following=tuple(None if f is None else _ints(f) for f in step.following),
-        ids=a[7], decode_rows=a[8], decode_positions=a[9],
-    )  # fmt: skip
+        step=step.step,
+        fresh=fresh,
+        table=(a[0], a[1], a[2]),
+        span_rows=a[3],
+        span_starts=a[4],
+        span_tokens=a[5],
+        span_samples=a[6].astype(np.bool_),
+        following=tuple(None if f is None else _ints(f) for f in step.following),
+        ids=a[7],
+        decode_rows=a[8],
+        decode_positions=a[9],
+    )
 
 
 def _ints(data: bytes) -> Ints:

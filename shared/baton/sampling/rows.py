@@ -34,7 +34,11 @@ def needs_of(sampling: SamplingParams) -> Need:
         need |= Need.NOISE
         if sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0:
             need |= Need.FILTER
-    if (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (0.0, 0.0, 1.0):
+    if (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (
+        0.0,
+        0.0,
+        1.0,
+    ):
         need |= Need.PENALTY
     if sampling.logit_bias:
         need |= Need.BIAS

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from baton.sampling.noise import gumbel
 from torch import Tensor
 
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
 from baton.sampling.fresh import Ints
-from baton.sampling.noise import gumbel
 from baton.sampling.rows import Need, SamplingRows
 
 
@@ -86,7 +86,9 @@ class Sampler:
                         lines.append(line), tokens.append(token), values.append(float("-inf"))
         if lines:
             index = torch.tensor([lines, tokens], device=logits.device)
-            logits.index_put_((index[0], index[1]), torch.tensor(values, device=logits.device), accumulate=True)
+            logits.index_put_(
+                (index[0], index[1]), torch.tensor(values, device=logits.device), accumulate=True
+            )
 
     def _penalise(self, logits: Tensor, needs: np.ndarray, places: Places) -> None:
         lines, rows = self._lines(needs, Need.PENALTY, places, logits.device)
