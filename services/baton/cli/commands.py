@@ -28,6 +28,7 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "bench": Command("baton.cli.bench:main", "Measure an engine: tokens per second."),
     "config": Command(
         "baton.cli.config:main", "List a service's settings, or explain where each value came from."
     ),
