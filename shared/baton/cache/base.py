@@ -100,7 +100,18 @@ class PrefixCache(Protocol):
         ...
 
     def events(self) -> list[CacheEvent]:
-        """What was stored and evicted since the last call, in order."""
+        """The net change since the last call: evictions leaves first, then stored pages parents first.
+
+        Replayed in this order they give the cache's content. A page that came and went in between is
+        not mentioned, so what waits here never outgrows the pool, even when nobody asks.
+        """
+        ...
+
+    def snapshot(self) -> list[tuple[bytes, bytes]]:
+        """(identity, parent's identity) of every page, parents first, for whoever missed events.
+
+        Pending events are in it already: whoever publishes it calls `events` right before, and drops them.
+        """
         ...
 
     def check_integrity(self) -> None:
