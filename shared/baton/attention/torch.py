@@ -1,0 +1,231 @@
+"""Attention in plain torch: what a CPU runs, and the reference for the GPU backends.
+
+For each layer, the pages that the step's queries need are gathered into a scratch buffer, one
+contiguous run for each sequence and head, and torch's fused attention runs over it. Sequences of
+decode are gathered together with others of like length; spans of prefill go one by one, in blocks of
+queries. Which rows to gather is worked out once a step, in `plan`, and serves every layer.
+
+Measured on two cores in float32, 8 sequences of 200 tokens, 4 KV heads of 64: 125 µs to gather and 78 µs
+to attend, a layer. Needs finite numbers in the whole pool (zeroed when made): slots past a sequence's
+end are gathered too and get a weight of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baton.attention.base import Spans
+
+QUERY_BLOCK = 256
+"""Queries of a prefill span that are attended together: bounds what is computed only to be masked."""
+
+BATCH_BYTES = 640 << 10
+"""One more decode batch costs as much time as gathering this many bytes of KV."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Decode spans that are attended in one call."""
+
+    tokens: Tensor | slice
+    """Their places in the flat batch."""
+    rows: Tensor
+    """[2 * B * kv_heads * pages] rows of the pool's flat view for layer 0: K of each, then V of each."""
+    count: int
+    mask: Tensor
+    """[B, 1, 1, pages * page_size], 0 where a key may be seen and -inf elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """One span of new tokens."""
+
+    start: int
+    """Of its first token in the flat batch."""
+    new: int
+    length: int
+    """KV length, the new tokens included."""
+    skipped: int
+    """Keys before the first gathered page: out of the window of every new token."""
+    rows: Tensor
+    """[2 * kv_heads * pages] as in `_Batch`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    prefills: tuple[_Prefill, ...]
+    batches: tuple[_Batch, ...]
+
+
+class TorchAttention:
+    """`baton.attention.base.Attention` on any device. Asks `spans.host` for shapes, so it cannot be
+    captured in a CUDA graph."""
+
+    def __init__(self, pool: Tensor, heads: int, scale: float, windows: Sequence[int | None]) -> None:
+        """`pool` [page, kv_head, layer, k_or_v, slot, head_dim] is contiguous; `heads` are this rank's query
+        heads; `windows` has one entry for each layer, None for full attention."""
+        self._pages, self._kv_heads, self._layers, _, self._page_size, self._head_dim = pool.shape
+        if len(windows) != self._layers:
+            raise ValueError(f"{len(windows)} windows for {self._layers} layers")
+        self._rows = pool.view(-1, self._page_size * self._head_dim)
+        self._heads = heads
+        self._group = heads // self._kv_heads
+        self._scale = scale
+        self._windows = tuple(windows)
+        self._scratch = pool.new_empty(0)
+        self._masks: dict[int | None, Tensor] = {}
+        self._plans: dict[int | None, _Plan] = {}
+
+    def plan(self, spans: Spans) -> None:
+        self._plans = {window: self._planned(spans, window) for window in set(self._windows)}
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+        window = self._windows[layer]
+        plan = self._plans[window]
+        out = torch.empty_like(q)
+        for prefill in plan.prefills:
+            self._attend_prefill(q, out, layer, window, prefill)
+        for batch in plan.batches:
+            self._attend_batch(q, out, layer, batch)
+        return out.view(q.shape[0], -1)
+
+    # -- planning, once a step ---------------------------------------------------------------------
+
+    def _planned(self, spans: Spans, window: int | None) -> _Plan:
+        assert spans.host is not None, "the torch backend needs the step's shape on the host"
+        new, lengths = spans.host.new, spans.host.lengths
+        prefills, token = [], 0
+        for span in range(spans.prefills):
+            first = lengths[span] - new[span]
+            skipped = 0 if window is None else max(0, first - window + 1) // self._page_size
+            pages = -(-lengths[span] // self._page_size)
+            numbers = spans.table[spans.rows[span], skipped:pages]
+            rows = self._gathered_rows(numbers.unsqueeze(0))
+            prefills.append(_Prefill(token, new[span], lengths[span], skipped * self._page_size, rows))
+            token += new[span]
+        decodes = range(spans.prefills, len(lengths))
+        return _Plan(tuple(prefills), tuple(self._batches(spans, decodes, token, window)))
+
+    def _batches(
+        self, spans: Spans, decodes: range, first_token: int, window: int | None
+    ) -> Iterator[_Batch]:
+        assert spans.host is not None
+        if not decodes:
+            return
+        size = self._page_size
+        lengths = [spans.host.lengths[span] for span in decodes]
+        skipped = [0 if window is None else max(0, n - window) // size for n in lengths]
+        pages = [-(-n // size) - skip for n, skip in zip(lengths, skipped, strict=True)]
+        device = spans.table.device
+        for members in batched_by_size(pages, self._batch_pages()):
+            together = len(members) == len(lengths)
+            which = torch.tensor(members, device=device)
+            widest = max(pages[member] for member in members)
+            skip = torch.tensor([skipped[member] for member in members], device=device)
+            # Pages past a short sequence's end are whatever its row holds there: clamped, then masked.
+            columns = (skip.unsqueeze(1) + torch.arange(widest, device=device)).clamp_(
+                max=spans.table.shape[1] - 1
+            )
+            numbers = spans.table[spans.rows[decodes.start + which].unsqueeze(1), columns]
+            numbers = numbers.clamp(0, self._pages - 1)
+            end = torch.tensor([lengths[member] for member in members], device=device).unsqueeze(1)
+            position = skip.unsqueeze(1) * size + torch.arange(widest * size, device=device)
+            hidden = position >= end
+            if window is not None:
+                hidden |= position < end - window
+            mask = torch.zeros(hidden.shape, dtype=self._rows.dtype, device=device)
+            mask.masked_fill_(hidden, float("-inf"))
+            tokens = slice(first_token, first_token + len(lengths)) if together else first_token + which
+            yield _Batch(tokens, self._gathered_rows(numbers), len(members), mask[:, None, None])
+
+    def _batch_pages(self) -> int:
+        """How many pages of waste are worth one more batch."""
+        page_bytes = 2 * self._kv_heads * self._rows.shape[1] * self._rows.element_size()
+        return BATCH_BYTES // page_bytes
+
+    def _gathered_rows(self, numbers: Tensor) -> Tensor:
+        """Page numbers [B, pages] → rows of the flat pool at layer 0, ordered K then V, sequence, head, page.
+        The row of another layer is two further on for each layer: the same rows in a later-starting view."""
+        heads = torch.arange(self._kv_heads, device=numbers.device)
+        first = (numbers.long().unsqueeze(1) * self._kv_heads + heads[:, None]) * (2 * self._layers)
+        return torch.cat((first.flatten(), first.flatten() + 1))
+
+    # -- attending, once a layer -------------------------------------------------------------------
+
+    def _gather(self, rows: Tensor, layer: int, count: int) -> tuple[Tensor, Tensor]:
+        """K and V [count, kv_heads, keys, head_dim] of one layer, in the scratch buffer."""
+        need = rows.numel() * self._rows.shape[1]
+        if self._scratch.numel() < need:
+            self._scratch = self._rows.new_empty(need)
+        out = self._scratch[:need].view(rows.numel(), -1)
+        torch.index_select(self._rows[2 * layer :], 0, rows, out=out)
+        k, v = out.view(2, count, self._kv_heads, -1, self._head_dim)
+        return k, v
+
+    def _attend_batch(self, q: Tensor, out: Tensor, layer: int, batch: _Batch) -> None:
+        """The query heads of one KV head stand in for a length: no key is repeated for them."""
+        k, v = self._gather(batch.rows, layer, batch.count)
+        grouped = q[batch.tokens].view(batch.count, self._kv_heads, self._group, self._head_dim)
+        found = F.scaled_dot_product_attention(grouped, k, v, attn_mask=batch.mask, scale=self._scale)
+        out[batch.tokens] = found.reshape(batch.count, self._heads, self._head_dim)
+
+    def _attend_prefill(self, q: Tensor, out: Tensor, layer: int, window: int | None, span: _Prefill) -> None:
+        k, v = self._gather(span.rows, layer, 1)
+        shape = (self._kv_heads, self._group, k.shape[2], self._head_dim)
+        k, v = k[0].unsqueeze(1).expand(shape), v[0].unsqueeze(1).expand(shape)
+        first = span.length - span.new
+        causal = first == 0 and (window is None or window >= span.length)
+        block = span.new if causal else QUERY_BLOCK
+        for begin in range(0, span.new, block):
+            count = min(block, span.new - begin)
+            stop = first + begin + count - span.skipped
+            start = 0 if window is None else max(0, first + begin - window + 1 - span.skipped)
+            tokens = slice(span.start + begin, span.start + begin + count)
+            grouped = q[tokens].view(count, self._kv_heads, self._group, self._head_dim)
+            found = F.scaled_dot_product_attention(
+                grouped.permute(1, 2, 0, 3),
+                k[:, :, start:stop],
+                v[:, :, start:stop],
+                attn_mask=None if causal else self._mask(window, count, stop - start),
+                is_causal=causal,
+                scale=self._scale,
+            )
+            target = out[tokens].view(count, self._kv_heads, self._group, self._head_dim)
+            target.copy_(found.permute(2, 0, 1, 3))
+
+    def _mask(self, window: int | None, queries: int, keys: int) -> Tensor:
+        """[queries, keys] for the last `queries` of `keys` tokens. It looks the same from the right for any
+        number of keys, so one per window is kept, as wide as was ever needed, and cut to size."""
+        widest = self._masks.get(window)
+        if widest is None or widest.shape[1] < keys:
+            width = max(QUERY_BLOCK, 1 << (keys - 1).bit_length())
+            device = self._rows.device
+            query = torch.arange(QUERY_BLOCK, device=device).unsqueeze(1) + (width - QUERY_BLOCK)
+            key = torch.arange(width, device=device)
+            hidden = key > query
+            if window is not None:
+                hidden |= key <= query - window
+            widest = torch.zeros(hidden.shape, dtype=self._rows.dtype, device=device)
+            widest = self._masks[window] = widest.masked_fill_(hidden, float("-inf"))
+        return widest[QUERY_BLOCK - queries :, widest.shape[1] - keys :]
+
+
+def batched_by_size(sizes: Sequence[int], worth: int) -> Iterator[list[int]]:
+    """Split indices 0.. into batches of like size, in order when one batch holds all.
+
+    Every member of a batch is padded to its largest. Going from the largest down, a new batch begins
+    where it saves more padding, over all that are left, than it is `worth`.
+    """
+    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])
+    cuts, largest = [0], sizes[order[0]]
+    for place, index in enumerate(order):
+        if (largest - sizes[index]) * (len(order) - place) > worth:
+            cuts.append(place)
+            largest = sizes[index]
+    for start, stop in zip(cuts, [*cuts[1:], len(order)], strict=True):
+        yield sorted(order[start:stop])

@@ -1,0 +1,209 @@
+"""Loading: every way a checkpoint may be cut, every way it may be wrong, and random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.model.checkpoints import Checkpoint, Make
+from torch import Tensor
+
+from baton.core.errors import InvalidSetting, WeightMismatch
+from baton.kernels import TorchKernels
+from baton.model import ModelConfig
+from baton.model.decoder import Decoder, load
+from baton.model.files import weights_digest
+from baton.parallel import Ranks, SingleRank
+from baton.testing.paged import PagedSequences
+
+Change = Callable[[dict[str, Tensor]], None]
+
+
+def loaded(
+    directory: Path,
+    load_format: str = "auto",
+    *,
+    ranks: Ranks | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Decoder:
+    return load(
+        ModelConfig.read(directory, load_format, seed),
+        directory,
+        ranks or SingleRank(),
+        torch.device("cpu"),
+        dtype,
+        load_format,
+        TorchKernels(),
+        seed=seed,
+        progress=False,
+    )
+
+
+def changed(made: Checkpoint, directory: Path, change: Change) -> Path:
+    """A copy of a checkpoint with its tensors changed."""
+    tensors = load_file(made.directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+    shutil.copy(made.directory / "config.json", directory)
+    return directory
+
+
+def answers(decoder: Decoder, prompt: list[int]) -> Tensor:
+    return PagedSequences(decoder, [len(prompt)], 16).step([(0, prompt)])
+
+
+def test_a_checkpoint_in_many_files_is_the_same_model(checkpoint: Make, tmp_path: Path) -> None:
+    made = checkpoint("qwen3-moe")
+    made.model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert torch.equal(answers(loaded(tmp_path), made.prompt), answers(loaded(made.directory), made.prompt))
+    assert weights_digest(tmp_path) == weights_digest(made.directory) != b""
+
+
+def test_a_file_that_the_index_names_must_be_there(checkpoint: Make, tmp_path: Path) -> None:
+    checkpoint("llama").model.save_pretrained(tmp_path, max_shard_size="20KB")
+    gone = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(WeightMismatch, match=gone.name):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda t: t.pop("model.layers.1.mlp.up_proj.weight"),
+            r"missing model\.layers\.1\.mlp\.up_proj\.weight",
+        ),
+        (lambda t: t.pop("lm_head.weight"), r"missing lm_head\.weight"),
+        (
+            lambda t: t.update({"model.layers.3.mlp.up_proj.weight": torch.zeros(48, 32)}),
+            r"unexpected model\.layers\.3\.mlp\.up_proj\.weight",
+        ),
+        (
+            lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}),
+            r"unexpected model\.layers\.0\.self_attn\.q_proj\.bias",
+        ),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(31)}),
+            r"model\.norm\.weight has shape \[31\], needs \[32\]",
+        ),
+        (
+            lambda t: t.update({"lm_head.weight": torch.ones(101, 32, dtype=torch.int8)}),
+            r"lm_head\.weight is stored as I8",
+        ),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(
+    change: Change, says: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightMismatch, match=says):
+        loaded(changed(checkpoint("llama"), tmp_path, change))
+
+
+def test_known_buffers_are_let_pass(checkpoint: Make, tmp_path: Path) -> None:
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    made = checkpoint("llama")
+    directory = changed(made, tmp_path, lambda tensors: tensors.update(buffer))
+    assert torch.equal(answers(loaded(directory), made.prompt), answers(loaded(made.directory), made.prompt))
+
+
+def test_a_tied_head_that_is_stored_all_the_same_is_not_used(checkpoint: Make, tmp_path: Path) -> None:
+    made = checkpoint("qwen3")
+    head = {"lm_head.weight": torch.zeros(101, 32)}
+    directory = changed(made, tmp_path, lambda tensors: tensors.update(head))
+    assert torch.equal(answers(loaded(directory), made.prompt), answers(loaded(made.directory), made.prompt))
+
+
+def test_weights_are_converted_to_the_dtype_asked_for(checkpoint: Make, tmp_path: Path) -> None:
+    def halve(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()})
+
+    directory = changed(checkpoint("llama"), tmp_path, halve)
+    stored = load_file(directory / "model.safetensors")["model.embed_tokens.weight"]
+    weight = loaded(directory).embedding.weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, stored.float())
+
+
+def test_a_directory_without_weights_says_so(checkpoint: Make, tmp_path: Path) -> None:
+    shutil.copy(checkpoint("llama").directory / "config.json", tmp_path)
+    with pytest.raises(WeightMismatch, match="no safetensors"):
+        loaded(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(WeightMismatch, match="not a safetensors file"):
+        loaded(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
+    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with pytest.raises(WeightMismatch, match=r"index\.json"):
+        loaded(tmp_path)
+
+
+def test_one_changed_weight_matrix_changes_the_identity(checkpoint: Make, tmp_path: Path) -> None:
+    made = checkpoint("llama")
+    name = "model.layers.2.self_attn.v_proj.weight"
+    directory = changed(made, tmp_path, lambda tensors: tensors[name].mul_(1.01))
+    assert weights_digest(directory) != weights_digest(made.directory)
+
+
+def test_random_weights_need_only_the_config(checkpoint: Make, tmp_path: Path) -> None:
+    shutil.copy(checkpoint("qwen3-moe").directory / "config.json", tmp_path)
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6]
+    first, again = loaded(tmp_path, "dummy"), loaded(tmp_path, "dummy")
+    other = loaded(tmp_path, "dummy", seed=1)
+    assert torch.equal(answers(first, prompt), answers(again, prompt))
+    assert not torch.equal(answers(first, prompt), answers(other, prompt))
+    assert torch.equal(first.norm, torch.ones(32))
+
+
+def test_random_weights_do_not_repeat_themselves(checkpoint: Make, tmp_path: Path) -> None:
+    """Greedy output of a tied model must depend on what came before, or it tests nothing."""
+    config = json.loads((checkpoint("qwen3").directory / "config.json").read_text())
+    config.update(vocab_size=2000, hidden_size=128, intermediate_size=256)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = PagedSequences(loaded(tmp_path, "dummy"), [64] * 2, 16)
+    seen = []
+    for row, prompt in enumerate(([7, 8, 9], [100, 200])):
+        tokens = [int(run.step([(row, prompt)])[-1].argmax())]
+        while len(tokens) < 30:
+            logits = run.step([(row, tokens[-1:])])[-1]
+            assert 0.3 < logits.std() < 3
+            tokens.append(int(logits.argmax()))
+        assert len(set(tokens)) > 8
+        seen.append(tokens)
+    assert seen[0] != seen[1]
+
+
+@dataclasses.dataclass
+class Alone:
+    """One rank of several, without the others: enough to load."""
+
+    rank: int
+    size: int
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def join(self, x: Tensor) -> Tensor:
+        return x
+
+    def share(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_split_that_does_not_come_out_even_is_refused(checkpoint: Make) -> None:
+    for size, what in ((3, "heads"), (32, "feed-forward columns")):
+        with pytest.raises(InvalidSetting, match=rf"tensor_parallel.*{what}"):
+            loaded(checkpoint("llama").directory, ranks=Alone(0, size))
+
+
+def test_an_unknown_load_format_is_refused(checkpoint: Make) -> None:
+    with pytest.raises(InvalidSetting, match="auto, dummy"):
+        loaded(checkpoint("llama").directory, "gguf")
