@@ -3,6 +3,8 @@
     BatonError
     ├── InvalidRequest          the caller's mistake; never retried
     │   └── InvalidField        a named field is wrong
+    │       ├── UnknownField    no such field
+    │       ├── UnsupportedField  a field or value that is known and not served here
     │       ├── PromptTooLong   prompt and output do not fit the model's length
     │       └── UnknownModel    no such model or adapter here
     ├── Refused                 not now; the caller may try again later
@@ -48,6 +50,16 @@ class InvalidField(InvalidRequest):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class UnknownField(InvalidField):
+    code = "unknown_parameter"
+
+
+class UnsupportedField(InvalidField):
+    """The caller asks for something that exists elsewhere; doing without it in silence would be worse."""
+
+    code = "unsupported_value"
 
 
 class PromptTooLong(InvalidField):

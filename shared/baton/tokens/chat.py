@@ -48,6 +48,7 @@ class ChatTemplates:
         """`now` is what a template that writes today's date is told."""
         environment = _environment(now)
         self._special_tokens = dict(special_tokens or {})
+        self._texts = dict(templates)
         self._compiled = {name: _compile(environment, name, text) for name, text in templates.items()}
         self._reads_parts = {
             name: _iterates_content(environment.parse(text)) for name, text in templates.items()
@@ -63,6 +64,10 @@ class ChatTemplates:
         """Does the template take a content that is a list of parts? Others need it as one string."""
         name = self._choose(tools)
         return name in self._reads_parts and self._reads_parts[name]
+
+    def mentions(self, word: str) -> bool:
+        """Does any template know this word, a role for instance? What none knows, they drop in silence."""
+        return any(word in text for text in self._texts.values())
 
     def render(
         self,

@@ -1,0 +1,42 @@
+"""OpenAI's HTTP shapes (and SGLang's /generate): reading requests, writing answers and streams.
+
+Knows no socket and no engine: bodies in, bodies out.
+"""
+
+from baton.openai.answer import response
+from baton.openai.ask import Asked, read_chat, read_completion, read_generate
+from baton.openai.events import DONE, Delivered, EventRelay, sse
+from baton.openai.failures import error_body, error_event, status_of
+from baton.openai.sampling import SamplingDefaults
+from baton.openai.served import ServedModel, model_list
+from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
+from baton.openai.stream import ChoiceStream, choice_stream, usage_event
+from baton.openai.tokenizing import detokenize, tokenize
+
+__all__ = [
+    "DONE",
+    "Asked",
+    "Choice",
+    "ChoiceStream",
+    "Delivered",
+    "Endpoint",
+    "EventRelay",
+    "Prompt",
+    "SamplingDefaults",
+    "ServedModel",
+    "Shape",
+    "Usage",
+    "choice_stream",
+    "detokenize",
+    "error_body",
+    "error_event",
+    "model_list",
+    "read_chat",
+    "read_completion",
+    "read_generate",
+    "response",
+    "sse",
+    "status_of",
+    "tokenize",
+    "usage_event",
+]

@@ -1,0 +1,206 @@
+"""From an HTTP body to what an engine can run: one function per endpoint that generates.
+
+A service calls `read_chat`, `read_completion` or `read_generate` with the bytes it received, and gets
+everything checked, tokenized and mapped, or an `InvalidRequest` that says what to change. `Asked.requests`
+then makes one core `Request` per sequence. Nothing here does I/O; long prompts take milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from baton.core.errors import InvalidField, UnsupportedField
+from baton.core.types import Request, SamplingParams
+from baton.openai.decode import convert_field, decode_body
+from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
+from baton.openai.requests import (
+    ChatRequest,
+    CompletionRequest,
+    GenerateRequest,
+    GenerateSampling,
+    SampledBody,
+)
+from baton.openai.sampling import chat_sampling, completion_sampling, generate_sampling
+from baton.openai.served import ServedModel
+from baton.openai.shape import Endpoint, Prompt, Shape
+from baton.tokens.identity import page_identities, root_salt
+
+_PREFIX = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETION: "cmpl-"}
+_LONGEST_ID = 128
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One HTTP request, understood."""
+
+    id: str
+    """The service's own id for it; unlike the client's, it is unique."""
+    shape: Shape
+    prompts: tuple[Prompt, ...]
+    sampling: tuple[SamplingParams, ...]
+    """One per prompt."""
+    priority: int = 0
+    cache_salt: str = ""
+
+    def requests(self, page_size: int, fingerprint: str) -> tuple[Request, ...]:
+        """One per sequence, in the order of the choices. `fingerprint` is the model's."""
+        salt = root_salt(fingerprint, cache_salt=self.cache_salt)
+        made: list[Request] = []
+        for prompt, sampling in zip(self.prompts, self.sampling, strict=True):
+            identities = page_identities(prompt.token_ids, page_size, salt)
+            for place in range(sampling.n):
+                made.append(
+                    Request(
+                        id=f"{self.id}-{len(made)}",
+                        token_ids=prompt.token_ids,
+                        identities=identities,
+                        sampling=_single(sampling, place),
+                        priority=self.priority,
+                        salt=salt,
+                    )
+                )
+        return tuple(made)
+
+
+def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:
+    """POST /v1/chat/completions. `id` is the service's, `created` Unix time in seconds."""
+    request = decode_body(body, ChatRequest)
+    name = _checked(request, model)
+    sampling = chat_sampling(request, model.defaults)
+    prompt = chat_prompt(request, model)
+    return _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
+
+
+def read_completion(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:
+    """POST /v1/completions"""
+    request = decode_body(body, CompletionRequest)
+    name = _checked(request, model)
+    sampling = completion_sampling(request, model.defaults)
+    prompts = completion_prompts(request, model)
+    return _asked(request, model, name, Endpoint.COMPLETION, id, created, "prompt", prompts, sampling)
+
+
+def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:
+    """POST /generate"""
+    request = decode_body(body, GenerateRequest)
+    request.check_served()
+    prompts = generate_prompts(request, model)
+    sampling = _generate_sampling(request, model, len(prompts))
+    field = "text" if request.input_ids is None else "input_ids"
+    for prompt, one in zip(prompts, sampling, strict=True):
+        _check(model, prompt, one, field)
+    shape = Shape(
+        endpoint=Endpoint.GENERATE,
+        id=_answer_id(request.rid, "", id),
+        model=model.names[0],
+        created=created,
+        n=sampling[0].n,
+        stream=request.stream,
+        batched=is_batch(request.text or request.input_ids),
+        logprob_text=request.return_text_in_logprobs,
+        logprob_start=max(0, request.logprob_start_len),
+    )
+    return Asked(
+        id=id,
+        shape=shape,
+        prompts=prompts,
+        sampling=sampling,
+        priority=request.priority,
+        cache_salt=request.cache_salt or "",
+    )
+
+
+def _checked(request: SampledBody, model: ServedModel) -> str:
+    """What is cheap to refuse, before any prompt is tokenized. The model's name for the answer."""
+    name = model.name(request.model)
+    request.check_served()
+    if request.response_format is not None and request.response_format.type != "text":
+        raise UnsupportedField("response_format.type", "only 'text' is served, no structured output")
+    if request.stream_options is not None and not request.stream:
+        raise InvalidField("stream_options", "is only allowed when stream is true")
+    return name
+
+
+def _asked(
+    request: SampledBody,
+    model: ServedModel,
+    name: str,
+    endpoint: Endpoint,
+    id: str,
+    created: int,
+    field: str,
+    prompts: tuple[Prompt, ...],
+    sampling: SamplingParams,
+) -> Asked:
+    if len(prompts) * sampling.n > MAX_PROMPTS:
+        raise InvalidField("n", f"{len(prompts)} prompts times n {sampling.n} exceed {MAX_PROMPTS} choices")
+    for prompt in prompts:
+        _check(model, prompt, sampling, field)
+    options = request.stream_options
+    shape = Shape(
+        endpoint=endpoint,
+        id=_answer_id(request.request_id or request.rid, _PREFIX[endpoint], id),
+        model=name,
+        created=created,
+        n=sampling.n,
+        stream=bool(request.stream),
+        include_usage=bool(options and options.include_usage),
+        usage_in_chunks=bool(options and options.continuous_usage_stats),
+        echo=isinstance(request, CompletionRequest) and request.echo,
+        return_token_ids=bool(request.return_token_ids),
+        tokens_as_ids=bool(request.return_tokens_as_token_ids),
+    )
+    return Asked(
+        id=id,
+        shape=shape,
+        prompts=prompts,
+        sampling=(sampling,) * len(prompts),
+        priority=request.priority,
+        cache_salt=request.cache_salt or "",
+    )
+
+
+def _answer_id(given: str | None, prefix: str, id: str) -> str:
+    if given is None:
+        return prefix + id
+    if not 1 <= len(given) <= _LONGEST_ID or not given.isprintable():
+        raise InvalidField("request_id", f"need 1 to {_LONGEST_ID} printable characters")
+    return given
+
+
+def _generate_sampling(
+    request: GenerateRequest, model: ServedModel, prompts: int
+) -> tuple[SamplingParams, ...]:
+    given = request.sampling_params
+    if not isinstance(given, list):
+        fields = convert_field(given or {}, GenerateSampling, "sampling_params")
+        return (generate_sampling(request, fields, model.defaults, "sampling_params"),) * prompts
+    if len(given) != prompts:
+        raise InvalidField("sampling_params", f"{len(given)} of them for {prompts} prompts")
+    made = []
+    for place, one in enumerate(given):
+        path = f"sampling_params[{place}]"
+        fields = convert_field(one, GenerateSampling, path)
+        made.append(generate_sampling(request, fields, model.defaults, path))
+    if len({one.n for one in made}) > 1:
+        raise InvalidField("sampling_params", "n must be the same for every prompt")
+    return tuple(made)
+
+
+def _check(model: ServedModel, prompt: Prompt, sampling: SamplingParams, field: str) -> None:
+    """What depends on the model: lengths, and the ids that sampling names."""
+    model.check_length(len(prompt.token_ids), sampling.max_tokens, field)
+    check = model.tokenizer.check_ids
+    check(sampling.stop_token_ids, "stop_token_ids", model.vocabulary)
+    check([token for token, _ in sampling.logit_bias], "logit_bias", model.vocabulary)
+
+
+def _single(sampling: SamplingParams, place: int) -> SamplingParams:
+    """The parameters of one of n sequences: with a seed, each has its own, or all would be equal."""
+    if sampling.n == 1:
+        return sampling
+    seed = sampling.seed
+    if seed is not None and place:
+        seed = (seed + place) % _SEEDS
+    return replace(sampling, n=1, seed=seed)

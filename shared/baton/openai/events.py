@@ -1,0 +1,83 @@
+"""Server-sent events: writing them with the token ids they carry, and relaying them whole.
+
+Each event that brings tokens names, in the `id:` field, its choice, how many tokens that choice had
+before, and the ids of the new ones: `id: 0.17:1523,88`; a dot at the end says that the choice has ended.
+A router relays bytes through `EventRelay` and reads those fields only when a pod was lost, to resume the
+request where its client stands. OpenAI's clients skip the field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from baton.core.errors import Failed
+
+DONE = b"data: [DONE]\n\n"
+
+_END = b"\n\n"
+_ID = re.compile(rb"^id: (\d+)\.(\d+):([\d,]*)(\.?)$", re.MULTILINE)
+
+
+def sse(
+    data: bytes, token_ids: Sequence[int] = (), choice: int = 0, start: int = 0, final: bool = False
+) -> bytes:
+    """One event. `start`: how many tokens of this choice came in the events before it."""
+    return b"%bdata: %b\n\n" % (id_field(token_ids, choice, start, final), data)
+
+
+def id_field(token_ids: Sequence[int], choice: int, start: int, final: bool = False) -> bytes:
+    """Empty for an event that brings no token and ends no choice."""
+    if not token_ids and not final:
+        return b""
+    return f"id: {choice}.{start}:{','.join(map(str, token_ids))}{'.' if final else ''}\n".encode()
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What a client has of one choice."""
+
+    token_ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    """Its finish reason went by too."""
+
+
+class EventRelay:
+    """Passes a stream on in whole events, so that a client never sees half of one when a pod dies, and
+    remembers which tokens went by. Not thread-safe; one owner."""
+
+    __slots__ = ("_ids", "_rest", "done", "relayed")
+
+    def __init__(self) -> None:
+        self.relayed = 0
+        """Bytes passed on."""
+        self.done = False
+        """`[DONE]` went by: the stream ended well."""
+        self._rest = b""
+        self._ids: list[tuple[bytes, bytes, bytes, bytes]] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events so far that were not passed on yet; the rest waits."""
+        if self._rest:
+            data = self._rest + data
+        end = data.rfind(_END) + len(_END)
+        if end < len(_END):
+            self._rest = data
+            return b""
+        whole, self._rest = data[:end], data[end:]
+        self._ids += _ID.findall(whole)
+        self.relayed += end
+        self.done = whole.endswith(DONE)
+        return whole
+
+    def delivered(self) -> dict[int, Delivered]:
+        """What went by of each choice that had any event with tokens, or its last."""
+        choices: dict[int, Delivered] = {}
+        for choice, start, ids, final in self._ids:
+            one = choices.setdefault(int(choice), Delivered())
+            if len(one.token_ids) != int(start) or one.ended:
+                raise Failed(f"choice {int(choice)}: tokens from {int(start)} on do not follow what was sent")
+            one.token_ids += map(int, ids.split(b",")) if ids else ()
+            one.ended = bool(final)
+        return choices

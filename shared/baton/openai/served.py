@@ -1,0 +1,95 @@
+"""The model that a service answers for: its names, limits, tokenizer and templates.
+
+Built once while a service starts; what reads requests gets it as an argument. `model_list` is the body
+of GET /v1/models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from baton.core.errors import Misconfigured, PromptTooLong, UnknownModel
+from baton.openai.sampling import SamplingDefaults
+from baton.tokens.chat import ChatTemplates
+from baton.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    names: tuple[str, ...]
+    """What clients may call it; answers carry the name that was asked for, or the first."""
+    tokenizer: Tokenizer
+    templates: ChatTemplates
+    max_length: int
+    """Tokens of prompt and output together."""
+    vocabulary: int
+    """Token ids that the model takes; may exceed the tokenizer's."""
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    created: int = 0
+    """Unix time in seconds when the service started."""
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise Misconfigured("a served model needs a name")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        names: Sequence[str],
+        max_length: int,
+        vocabulary: int,
+        created: int = 0,
+        use_generation_config: bool = True,
+    ) -> ServedModel:
+        """From the model's directory or hub id."""
+        tokenizer = Tokenizer.load(source)
+        generation = tokenizer.generation if use_generation_config else {}
+        return cls(
+            names=tuple(names),
+            tokenizer=tokenizer,
+            templates=ChatTemplates(tokenizer.templates, tokenizer.special_tokens),
+            max_length=max_length,
+            vocabulary=vocabulary,
+            defaults=SamplingDefaults.of(generation),
+            created=created,
+        )
+
+    def name(self, asked: str | None) -> str:
+        """The name that answers carry; an error for a model that is not served."""
+        if not asked:
+            return self.names[0]
+        if asked not in self.names:
+            raise UnknownModel("model", f"{asked!r} does not exist here; served: {', '.join(self.names)}")
+        return asked
+
+    def check_length(self, prompt: int, output: int | None, path: str) -> None:
+        """`output` None is as many tokens as are left, of which there must be one."""
+        if prompt + (output or 1) > self.max_length:
+            wanted = f"{prompt} for the prompt and {output or 'at least 1'} for the output"
+            raise PromptTooLong(path, f"the model's length is {self.max_length} tokens, asked are {wanted}")
+
+
+def model_list(model: ServedModel) -> bytes:
+    return msgspec.json.encode(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "id": name,
+                    "object": "model",
+                    "created": model.created,
+                    "owned_by": "baton",
+                    "root": model.names[0],
+                    "parent": None,
+                    "max_model_len": model.max_length,
+                }
+                for name in model.names
+            ],
+        }
+    )

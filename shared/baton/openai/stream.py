@@ -1,0 +1,235 @@
+"""Formats a sequence's text as the events of a stream, at a few microseconds each.
+
+The decode pod owns one per choice and calls `chunk` whenever text was decided. Everything that does not
+change between events is encoded once; only text, ids and log-probabilities are encoded per event. A
+resumed sequence goes on from the tokens that its client has: no role, text or token comes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from baton.core.types import Finish, TokenLogprob
+from baton.openai.answer import CHUNK_OBJECT, finish_object, usage_object
+from baton.openai.events import id_field, sse
+from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
+from baton.openai.shape import Endpoint, Prompt, Shape, Usage
+from baton.tokens.tokenizer import Tokenizer
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ChoiceStream(Protocol):
+    def chunk(
+        self,
+        text: str,
+        token_ids: Sequence[int],
+        *,
+        logprobs: Sequence[TokenLogprob] | None = None,
+        offsets: Sequence[int] = (),
+        finish: Finish | None = None,
+        stop: str | int | None = None,
+    ) -> bytes:
+        """The event for what came since the last one. `token_ids` are all tokens since then, also those
+        whose text is held back; `offsets` says where in the choice's text each begins."""
+        ...
+
+
+def choice_stream(
+    shape: Shape,
+    tokenizer: Tokenizer,
+    usage: Usage,
+    *,
+    index: int = 0,
+    prompt: Prompt | None = None,
+    delivered: Sequence[int] = (),
+    delivered_text: str = "",
+) -> ChoiceStream:
+    """`usage` holds the prompt's tokens; those generated are counted here. `prompt` is needed for echo and
+    return_token_ids. `delivered` is what the client of a resumed sequence has already."""
+    if shape.endpoint is Endpoint.GENERATE:
+        return GenerateStream(shape, tokenizer, usage, index, delivered, delivered_text)
+    return OpenAIStream(shape, tokenizer, usage, index, prompt, len(delivered))
+
+
+class OpenAIStream:
+    """Events of /v1/chat/completions and /v1/completions."""
+
+    __slots__ = (
+        "_close", "_extras", "_first", "_head", "_index", "_opening", "_plain", "_prompt", "_sent",
+        "_shape", "_shift", "_tokenizer", "_usage",
+    )  # fmt: skip
+
+    def __init__(
+        self, shape: Shape, tokenizer: Tokenizer, usage: Usage, index: int, prompt: Prompt | None, sent: int
+    ) -> None:
+        self._shape = shape
+        self._tokenizer = tokenizer
+        self._usage = usage
+        self._index = index
+        self._prompt = prompt
+        self._sent = sent
+        self._first = sent == 0
+        self._shift = 0
+        if shape.echo and prompt is not None:
+            self._shift = len(prompt_text(prompt, tokenizer))
+        chat = shape.endpoint is Endpoint.CHAT
+        top = _encode(
+            {
+                "id": shape.id,
+                "object": CHUNK_OBJECT[shape.endpoint],
+                "created": shape.created,
+                "model": shape.model,
+            }
+        )
+        choice = b'data: %b,"choices":[{"index":%d,' % (top[:-1], index)
+        self._head = choice + (b'"delta":{"content":' if chat else b'"text":')
+        self._opening = choice + b'"delta":{"role":"assistant","content":' if chat else self._head
+        self._close = b"}" if chat else b""
+        # The end of an event that brings nothing but text, which nearly all do.
+        end = b',"usage":null}\n\n' if shape.include_usage else b"}\n\n"
+        self._plain = self._close + b',"logprobs":null,"finish_reason":null}]' + end
+        self._extras = shape.return_token_ids or shape.usage_in_chunks
+
+    def chunk(
+        self,
+        text: str,
+        token_ids: Sequence[int],
+        *,
+        logprobs: Sequence[TokenLogprob] | None = None,
+        offsets: Sequence[int] = (),
+        finish: Finish | None = None,
+        stop: str | int | None = None,
+    ) -> bytes:
+        start = self._sent
+        self._sent += len(token_ids)
+        field = id_field(token_ids, self._index, start, finish is not None)
+        if not self._first and finish is None and logprobs is None and not self._extras:
+            return b"".join((field, self._head, _encode(text), self._plain))
+        parts = [field, self._opening if self._first else self._head, _encode(text), self._close]
+        parts += (b',"logprobs":', _encode(self._logprobs(logprobs, offsets)))
+        parts += (b',"finish_reason":', _encode(finish))
+        if finish is not None:
+            parts += (b',"stop_reason":', _encode(stop))
+        parts += self._token_ids(token_ids)
+        parts += (b"}]", self._usage_now(), b"}\n\n")
+        self._first = False
+        return b"".join(parts)
+
+    def echo(self, logprobs: Sequence[TokenLogprob | None] | None = None) -> bytes:
+        """The prompt's own text, as the first event of a completion that echoes it."""
+        prompt, shape = self._prompt, self._shape
+        assert prompt is not None and shape.echo
+        text = prompt_text(prompt, self._tokenizer)
+        scores: Any = None
+        if logprobs is not None:
+            tokens = [score or token_id for token_id, score in zip(prompt.token_ids, logprobs, strict=True)]
+            offsets = token_offsets(self._tokenizer, prompt.token_ids)
+            scores = completion_logprobs(tokens, offsets, self._tokenizer, shape)
+        parts = [self._head, _encode(text), b',"logprobs":', _encode(scores), b',"finish_reason":null']
+        parts += self._token_ids(())
+        parts += (b"}]", self._usage_now(), b"}\n\n")
+        self._first = False
+        return b"".join(parts)
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob] | None, offsets: Sequence[int]) -> Any:
+        if logprobs is None:
+            return None
+        if self._shape.endpoint is Endpoint.CHAT:
+            return chat_logprobs(logprobs, self._tokenizer, self._shape)
+        shifted = [offset + self._shift for offset in offsets]
+        return completion_logprobs(logprobs, shifted, self._tokenizer, self._shape)
+
+    def _token_ids(self, token_ids: Sequence[int]) -> list[bytes]:
+        if not self._shape.return_token_ids:
+            return []
+        parts = [b',"token_ids":', _encode(list(token_ids))]
+        if self._first and self._prompt is not None:
+            parts += (b',"prompt_token_ids":', _encode(self._prompt.token_ids))
+        return parts
+
+    def _usage_now(self) -> bytes:
+        if self._shape.usage_in_chunks:
+            return b',"usage":' + _encode(usage_object(_counted(self._usage, self._sent)))
+        return b',"usage":null' if self._shape.include_usage else b""
+
+
+class GenerateStream:
+    """Events of /generate: each holds the whole text so far, as SGLang's do."""
+
+    __slots__ = ("_ids", "_index", "_scores", "_shape", "_text", "_tokenizer", "_tops", "_usage")
+
+    def __init__(
+        self,
+        shape: Shape,
+        tokenizer: Tokenizer,
+        usage: Usage,
+        index: int,
+        delivered: Sequence[int],
+        delivered_text: str,
+    ) -> None:
+        self._shape = shape
+        self._tokenizer = tokenizer
+        self._usage = usage
+        self._index = index
+        self._ids = list(delivered)
+        self._text = delivered_text
+        self._scores: list[Any] = []
+        self._tops: list[Any] = []
+
+    def chunk(
+        self,
+        text: str,
+        token_ids: Sequence[int],
+        *,
+        logprobs: Sequence[TokenLogprob] | None = None,
+        offsets: Sequence[int] = (),
+        finish: Finish | None = None,
+        stop: str | int | None = None,
+    ) -> bytes:
+        start = len(self._ids)
+        self._ids += token_ids
+        self._text += text
+        usage = _counted(self._usage, len(self._ids))
+        meta: dict[str, Any] = {
+            "id": self._shape.id,
+            "finish_reason": finish_object(finish, stop, usage),
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+        }
+        if logprobs is not None:
+            self._scores += scored(logprobs, self._tokenizer, self._shape)
+            self._tops += top_scored(logprobs, self._tokenizer, self._shape)
+            meta["output_token_logprobs"] = self._scores
+            meta["output_top_logprobs"] = self._tops
+        body: dict[str, Any] = {"text": self._text, "output_ids": self._ids, "meta_info": meta}
+        if self._shape.batched or self._shape.n > 1:
+            body["index"] = self._index
+        return sse(_encode(body), token_ids, self._index, start, finish is not None)
+
+
+def usage_event(shape: Shape, usage: Usage) -> bytes:
+    """The event after the last choice's, where the client asked for it."""
+    body = {
+        "id": shape.id,
+        "object": CHUNK_OBJECT[shape.endpoint],
+        "created": shape.created,
+        "model": shape.model,
+        "choices": [],
+        "usage": usage_object(usage),
+    }
+    return sse(_encode(body))
+
+
+def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
+
+
+def _counted(usage: Usage, generated: int) -> Usage:
+    return Usage(
+        prompt_tokens=usage.prompt_tokens, completion_tokens=generated, cached_tokens=usage.cached_tokens
+    )
