@@ -1,0 +1,3 @@
+"""How the next token is chosen from logits."""
+
+__all__: list[str] = []

@@ -1,0 +1,157 @@
+"""The model's small operations as fused Triton kernels, on CUDA.
+
+Constructed once by the engine and called by the model's layers. Owns shapes, launch options and scratch;
+the kernels are in `triton_rows`, `triton_rotate` and `triton_experts`. Nothing here waits for the device or
+depends on its data, so every operation can be captured in a graph. Counts of tokens are never compiled in:
+a new batch size must not compile a kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from baton.attention.base import Spans
+from baton.kernels.triton_experts import expert_down, expert_gate_up, expert_sum, route
+from baton.kernels.triton_rotate import rotate_store_heads
+from baton.kernels.triton_rows import add_norm_rows, norm_rows, silu_mul_rows
+
+MIN_BINS = 32
+"""A histogram narrower than a warp gains nothing."""
+
+
+def power(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+class TritonKernels:
+    """`Kernels` for CUDA. Inputs are contiguous; x and residual of `add_norm` are overwritten."""
+
+    def __init__(self, pdl: bool = False) -> None:
+        """`pdl`: launch each kernel before the one ahead of it has ended (programmatic dependent launch;
+        compute capability 9.0 or later), which hides most of the gap between two kernels."""
+        self._pdl = pdl
+        self._launch = {"launch_pdl": True} if pdl else {}
+
+    def __repr__(self) -> str:
+        return f"TritonKernels(pdl={self._pdl})"
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        hidden = x.shape[-1]
+        rows = x.numel() // hidden
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if rows == 0:
+            return out
+        if x.dim() != 2:
+            x = x.reshape(rows, hidden)
+        block = power(hidden)
+        together = max(1, min(16, 1024 // block))
+        norm_rows[(triton.cdiv(rows, together),)](
+            x, weight, out, rows, x.stride(0), eps, H=hidden, BLOCK=block, ROWS=together, PDL=self._pdl,
+            num_warps=max(4, min(16, block // 256)), **self._launch,
+        )  # fmt: skip
+        return out
+
+    def add_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        rows, hidden = x.shape
+        if rows:
+            block = power(hidden)
+            add_norm_rows[(rows,)](
+                x, residual, weight, eps, H=hidden, BLOCK=block, PDL=self._pdl,
+                num_warps=max(1, min(16, block // 256)), **self._launch,
+            )  # fmt: skip
+        return x, residual
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty((rows, width), dtype=gate_up.dtype, device=gate_up.device)
+        if rows:
+            block = min(1024, power(width))
+            silu_mul_rows[(rows * triton.cdiv(width, block),)](
+                gate_up, out, I=width, BLOCK=block, PDL=self._pdl, num_warps=4, **self._launch
+            )
+        return out
+
+    def rotate_store(
+        self,
+        qkv: Tensor,
+        pool: Tensor,
+        layer: int,
+        spans: Spans,
+        cos_sin: Tensor,
+        norms: tuple[Tensor, Tensor] | None,
+        eps: float,
+    ) -> Tensor:
+        _, kv_heads, _, _, page_size, head_dim = pool.shape
+        tokens = qkv.shape[0]
+        heads = qkv.shape[1] // head_dim - 2 * kv_heads
+        q = torch.empty((tokens, heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+        if tokens == 0:
+            return q
+        group, kv_group = min(8, power(heads)), min(8, power(kv_heads))
+        q_weight, k_weight = norms if norms is not None else (qkv, qkv)
+        programs = triton.cdiv(heads, group) + triton.cdiv(kv_heads, kv_group)
+        page_stride, head_stride, layer_stride, value_stride, _, _ = pool.stride()
+        rotate_store_heads[(tokens, programs)](
+            qkv, q, pool, cos_sin, q_weight, k_weight, spans.table, spans.token_rows, spans.positions, layer,
+            eps, spans.table.stride(0), page_stride, head_stride, layer_stride, value_stride,
+            HEADS=heads, KV_HEADS=kv_heads, D=head_dim, PAGE=page_size, NORM=norms is not None,
+            GROUP=group, KV_GROUP=kv_group, PDL=self._pdl, num_warps=2, **self._launch,
+        )  # fmt: skip
+        return q
+
+    def experts(self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        tokens, hidden = x.shape
+        count, _, inner = down.shape
+        choices = chosen.shape[1]
+        pairs = tokens * choices
+        out = torch.empty_like(x)
+        if pairs == 0:
+            return out
+        m, n, k, warps, stages = expert_blocks(pairs, count, x.dtype)
+        limit = pairs // m + min(count, pairs)
+        bins = max(MIN_BINS, power(count))
+        on = {"dtype": torch.int32, "device": x.device}
+        order, cursors = torch.empty(pairs, **on), torch.empty(bins, **on)
+        tiles, total = torch.empty((3, limit), **on), torch.empty(1, **on)
+        route[(1,)](
+            chosen, order, cursors, tiles, total, pairs, limit,
+            BINS=bins, BLOCK_M=m, CHUNK=1024, PDL=self._pdl, num_warps=8, **self._launch,
+        )  # fmt: skip
+        active = torch.empty((pairs, inner), dtype=x.dtype, device=x.device)
+        results = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
+        precision = "ieee" if x.dtype == torch.float32 else "tf32"
+        shape = {
+            "H": hidden, "I": inner, "BLOCK_M": m, "BLOCK_K": k, "PRECISION": precision, "PDL": self._pdl,
+            "num_warps": warps, "num_stages": stages, **self._launch,
+        }  # fmt: skip
+        expert_gate_up[(limit * triton.cdiv(inner, n),)](
+            x, gate_up, active, order, tiles, total, limit, CHOICES=choices, BLOCK_N=n, **shape
+        )
+        wide = min(2 * n, 128)
+        expert_down[(limit * triton.cdiv(hidden, wide),)](
+            active, down, results, order, tiles, total, limit, BLOCK_N=wide, **shape
+        )
+        expert_sum[(tokens, triton.cdiv(hidden, 1024))](
+            results, weights, out, CHOICES=choices, H=hidden, BLOCK=1024, PDL=self._pdl, num_warps=4,
+            **self._launch,
+        )  # fmt: skip
+        return out
+
+
+def expert_blocks(pairs: int, experts: int, dtype: torch.dtype) -> tuple[int, int, int, int, int]:
+    """Tile of the grouped products → (rows, columns, depth, warps, stages), by how many pairs an expert gets.
+
+    Few pairs: the weights' bytes are the cost, so tiles are short and many are in flight. Many pairs: the
+    arithmetic is, so tiles are as large as registers allow.
+    """
+    each = pairs / experts
+    if dtype == torch.float32:
+        return (16, 32, 32, 4, 2) if each <= 16 else (64, 32, 32, 4, 2)
+    if each <= 16:
+        return 16, 64, 64, 4, 4
+    if each <= 96:
+        return 64, 64, 64, 4, 3
+    return 128, 64, 64, 8, 4

@@ -1,0 +1,84 @@
+# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+"""The Triton kernel between the QKV projection and attention: QK-norm, rope, and the write into the pool.
+
+Launched by `kernels.triton` alone. qkv is read once; q is written out, k and v go to the page and slot that
+the page table gives each token. The pool may have a narrower dtype than qkv. Padding tokens write to the
+scratch page like any other.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _normal_half(low, high, weight, half, eps, D: tl.constexpr, DTYPE: tl.constexpr):
+    """Per-head RMS norm of rows given as two halves [R, D / 2] float32."""
+    scale = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / D + eps)[:, None]
+    first = tl.load(weight + half).to(tl.float32)[None, :]
+    second = tl.load(weight + D // 2 + half).to(tl.float32)[None, :]
+    low = ((low * scale).to(DTYPE).to(tl.float32) * first).to(DTYPE).to(tl.float32)
+    high = ((high * scale).to(DTYPE).to(tl.float32) * second).to(DTYPE).to(tl.float32)
+    return low, high
+
+
+@triton.jit
+def _rotated(
+    source, inside, weight, half, cos, sin, eps, D: tl.constexpr, NORM: tl.constexpr, DTYPE: tl.constexpr
+):  # fmt: skip
+    """Load rows at source [R, D / 2] (first halves), normalise if asked, rotate → two halves float32."""
+    low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(source + D // 2, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        low, high = _normal_half(low, high, weight, half, eps, D, DTYPE)
+    return low * cos - high * sin, high * cos + low * sin
+
+
+@triton.jit(do_not_specialize=["layer"])
+def rotate_store_heads(
+    qkv, q_out, pool, cos_sin, q_weight, k_weight, table, token_rows, positions, layer, eps,
+    table_stride, page_stride, head_stride, layer_stride, value_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, NORM: tl.constexpr,
+    GROUP: tl.constexpr, KV_GROUP: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program per token and GROUP query heads, and one per token and KV_GROUP KV heads."""
+    q_programs: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    token = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    half = tl.arange(0, D // 2)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    position = tl.load(positions + token)
+    cos = tl.load(cos_sin + position.to(tl.int64) * D + half)[None, :]
+    sin = tl.load(cos_sin + position.to(tl.int64) * D + D // 2 + half)[None, :]
+    row = qkv + token * ((HEADS + 2 * KV_HEADS) * D)
+    dtype: tl.constexpr = qkv.dtype.element_ty
+    if part < q_programs:
+        head = part * GROUP + tl.arange(0, GROUP)
+        inside = (head < HEADS)[:, None]
+        at = head[:, None] * D + half[None, :]
+        low, high = _rotated(row + at, inside, q_weight, half, cos, sin, eps, D, NORM, dtype)
+        out = q_out + token * (HEADS * D) + at
+        tl.store(out, low.to(dtype), mask=inside)
+        tl.store(out + D // 2, high.to(dtype), mask=inside)
+    else:
+        head = (part - q_programs) * KV_GROUP + tl.arange(0, KV_GROUP)
+        inside = (head < KV_HEADS)[:, None]
+        at = head[:, None] * D + half[None, :]
+        source = row + HEADS * D + at
+        low, high = _rotated(source, inside, k_weight, half, cos, sin, eps, D, NORM, dtype)
+        source += KV_HEADS * D
+        v_low = tl.load(source, mask=inside, other=0.0)
+        v_high = tl.load(source + D // 2, mask=inside, other=0.0)
+        table_row = tl.load(token_rows + token).to(tl.int64)
+        page = tl.load(table + table_row * table_stride + position // PAGE).to(tl.int64)
+        base = pool + page * page_stride + layer.to(tl.int64) * layer_stride + (position % PAGE) * D
+        place = base + head.to(tl.int64)[:, None] * head_stride + half[None, :]
+        kept: tl.constexpr = pool.dtype.element_ty
+        tl.store(place, low.to(dtype).to(kept), mask=inside)
+        tl.store(place + D // 2, high.to(dtype).to(kept), mask=inside)
+        tl.store(place + value_stride, v_low.to(kept), mask=inside)
+        tl.store(place + value_stride + D // 2, v_high.to(kept), mask=inside)
