@@ -55,7 +55,9 @@ def rotate_store(
     if norms is not None:
         q, k = norm(q, norms[0], eps), norm(k, norms[1], eps)
     q, k = rotate(q, cos_sin, spans.positions), rotate(k, cos_sin, spans.positions)
-    for i, (row, position) in enumerate(zip(spans.token_rows.tolist(), spans.positions.tolist(), strict=True)):
+    for i, (row, position) in enumerate(
+        zip(spans.token_rows.tolist(), spans.positions.tolist(), strict=True)
+    ):
         page = int(spans.table[row, position // page_size])
         pool[page, :, layer, 0, position % page_size] = k[i].to(pool.dtype)
         pool[page, :, layer, 1, position % page_size] = v[i].to(pool.dtype)

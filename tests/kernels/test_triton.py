@@ -100,7 +100,9 @@ def test_rotate_store(
     assert error(got, expected) < TOLERANCE[dtype]
     assert error(pool, expected_pool) < TOLERANCE[dtype]
     untouched = torch.ones(pool.shape[0], dtype=torch.bool)
-    untouched[spans.table[spans.token_rows.long().cpu(), (spans.positions // page_size).long().cpu()].cpu()] = False
+    untouched[
+        spans.table[spans.token_rows.long().cpu(), (spans.positions // page_size).long().cpu()].cpu()
+    ] = False
     assert torch.equal(pool[untouched], expected_pool[untouched])
     assert torch.equal(pool[:, :, (0, 2)], expected_pool[:, :, (0, 2)])
 

@@ -1,5 +1,5 @@
 """Fixtures of the model's tests."""
 
-from tests.model.checkpoints import checkpoint
+from tests.checkpoints import checkpoint
 
 __all__ = ["checkpoint"]

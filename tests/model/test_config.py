@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.model.checkpoints import VARIANTS, Make
+from tests.checkpoints import VARIANTS, Make
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from baton.core.errors import InvalidSetting, UnsupportedModel

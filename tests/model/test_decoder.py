@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.checkpoints import VARIANTS, Checkpoint, Make
+from tests.checkpoints import VARIANTS, Checkpoint, Make
 
 from baton.kernels import TorchKernels
 from baton.model import ModelConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.model import rank_work
-from tests.model.checkpoints import Make
+from tests.checkpoints import Make
 
 from baton.parallel import SingleRank
 from baton.testing.ranks import run_ranks

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.model.checkpoints import Checkpoint, Make
+from tests.checkpoints import Checkpoint, Make
 from torch import Tensor
 
 from baton.core.errors import InvalidSetting, WeightMismatch

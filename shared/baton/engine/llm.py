@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from baton.tokens.identity import page_identities, root_salt
 from baton.tokens.tokenizer import Tokenizer
 
-from baton.core.errors import BatonError, InvalidField
+from baton.core.errors import BatonError, InvalidField, UnsupportedModel
 from baton.core.types import Finish, Request, SamplingParams, TokenLogprob
 from baton.engine.config import EngineConfig
 from baton.engine.transcript import Delta, Transcript
@@ -243,5 +243,5 @@ def _tokenizer(source: str) -> Tokenizer | None:
     """The model's tokenizer; None when its files have none (random weights for a benchmark)."""
     try:
         return Tokenizer.load(source)
-    except FileNotFoundError:
+    except UnsupportedModel:
         return None

@@ -33,7 +33,7 @@ class Upload:
     def __call__(self, arrays: Sequence[Ints]) -> list[Tensor]:
         """One int32 tensor on the device for each array."""
         if self.device.type == "cpu":
-            return [torch.from_numpy(np.ascontiguousarray(a, dtype=np.int32)) for a in arrays]
+            return [torch.tensor(a, dtype=torch.int32) for a in arrays]
         sizes = [len(a) for a in arrays]
         total = sum(sizes)
         if total > self.capacity:

@@ -103,7 +103,12 @@ def _tile(tiles, limit, columns: tl.constexpr):
     """This program's expert, first row, end row and block of columns."""
     tile = tl.program_id(0) // columns
     expert = tl.load(tiles + tile).to(tl.int64)
-    return expert, tl.load(tiles + limit + tile), tl.load(tiles + 2 * limit + tile), tl.program_id(0) % columns
+    return (
+        expert,
+        tl.load(tiles + limit + tile),
+        tl.load(tiles + 2 * limit + tile),
+        tl.program_id(0) % columns,
+    )
 
 
 @triton.jit(do_not_specialize=["limit"])

@@ -48,7 +48,9 @@ def _in_batches(size: int) -> Callable[[Path, Work, argparse.Namespace], float]:
         model = _transformers(path, work, args)
         began = time.perf_counter()
         for some in _batches(len(work.prompts), size):
-            _generate(model, [work.prompts[i] for i in some], [work.outputs[i] for i in some], args.temperature)
+            _generate(
+                model, [work.prompts[i] for i in some], [work.outputs[i] for i in some], args.temperature
+            )
         return time.perf_counter() - began
 
     return run

@@ -56,7 +56,11 @@ def main(arguments: Sequence[str]) -> int:
     best = max(runs, key=lambda run: run.rate)
     if args.against:
         seconds = AGAINST[args.against](Path(args.model), work, args)
-        report["against"] = {"name": args.against, "seconds": seconds, "tokens_per_second": work.tokens / seconds}
+        report["against"] = {
+            "name": args.against,
+            "seconds": seconds,
+            "tokens_per_second": work.tokens / seconds,
+        }
         print(f"{args.against}: {work.tokens / seconds:,.1f} output tokens/s ({seconds:.2f} s)")
         print(f"ratio: {best.rate * seconds / work.tokens:.2f}×")
     if args.json:
@@ -112,7 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--output-len", default="100:1024", help="output tokens, N or LOW:HIGH; default 100:1024")
     add("--seed", type=int, default=0, help="of prompts and lengths; default 0")
     add("--temperature", type=float, default=0.6, help="0 is greedy; default 0.6")
-    add("--repeat", type=int, default=1, help="passes over the work; later ones find prompts cached; default 1")
+    add(
+        "--repeat",
+        type=int,
+        default=1,
+        help="passes over the work; later ones find prompts cached; default 1",
+    )
     add("--against", choices=sorted(AGAINST), help="run the same work through another engine and compare")
     add("--json", metavar="FILE", help="write settings and figures here")
     engine = parser.add_argument_group("engine", "left out: the engine's defaults")
