@@ -132,7 +132,7 @@ def test_warnings_become_lines() -> None:
 def test_everything_is_as_before_afterwards() -> None:
     root, own = logging.getLogger(), logging.getLogger("baton")
     before = root.handlers[:], root.level, own.level
-    with pytest.raises(KeyError), logging_to(io.StringIO()):
+    with pytest.raises(KeyError), logging_to(io.StringIO(), LogSettings(level="debug")):
         raise KeyError
     assert (root.handlers, root.level, own.level) == before
 

@@ -76,6 +76,22 @@ def test_a_cancelled_sleeper_is_forgotten() -> None:
     asyncio.run(story())
 
 
+def test_a_sleeper_cancelled_between_its_time_and_its_turn_is_not_woken() -> None:
+    async def story() -> None:
+        clock = ManualClock()
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+        sleeper = asyncio.create_task(clock.sleep(1))
+        await clock.run_for(0)
+        clock.advance(1)
+        sleeper.cancel()
+        await clock.run_for(0)
+        assert sleeper.cancelled()
+        assert complaints == []
+
+    asyncio.run(story())
+
+
 def test_timeouts_of_the_caller_leave_nothing_behind() -> None:
     async def story() -> None:
         clock = ManualClock()
@@ -90,7 +106,7 @@ def test_timeouts_of_the_caller_leave_nothing_behind() -> None:
 
 def test_a_thread_wakes_too() -> None:
     clock = ManualClock()
-    thread = threading.Thread(target=clock.pause, args=(5,))
+    thread = threading.Thread(target=clock.pause, args=(5,), daemon=True)
     thread.start()
     while clock.waiting == 0:
         time.sleep(0.001)
