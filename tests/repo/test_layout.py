@@ -51,7 +51,10 @@ def test_an_installation_holds_both_roots() -> None:
 def _exported(tree: ast.Module) -> list[str] | None:
     for node in tree.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+            case (
+                ast.Assign(targets=[ast.Name(id="__all__")], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id="__all__"), value=ast.expr() as value)
+            ):
                 names: list[str] = ast.literal_eval(value)
                 return names
     return None

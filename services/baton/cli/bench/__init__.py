@@ -8,6 +8,8 @@ from baton.cli.commands import Command
 from baton.core.errors import InvalidSetting
 from baton.core.suggest import hint
 
+__all__ = ["BENCHES", "main"]
+
 BENCHES: Mapping[str, Command] = {
     "offline": Command("baton.cli.bench.offline:main", "Tokens a second of one engine, all prompts at once."),
 }
