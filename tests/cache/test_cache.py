@@ -25,7 +25,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     assert caught.value.setting == "cache"
     with pytest.raises(InvalidSetting, match="'fifo' is none of lfu, lru") as caught:
         make_cache("naive", policy="fifo")
-    assert caught.value.setting == "cache_policy"
+    assert caught.value.setting == "eviction"
 
 
 def test_importing_the_package_imports_no_torch() -> None:

@@ -58,14 +58,14 @@ def test_the_fingerprint_is_of_what_both_sides_must_share() -> None:
 def test_a_budget_of_bytes_gives_the_pages_that_fit_it() -> None:
     budget = 100 * QWEN3_8B.page_bytes
     for spare, pages in ((0, 100), (-1, 99), (QWEN3_8B.page_bytes - 1, 100)):
-        shape = fit_bytes(QWEN3_8B, budget + spare, max_model_len=1024)
+        shape = fit_bytes(QWEN3_8B, budget + spare, max_model_len=1024, setting="bytes")
         assert shape.pages == pages
         assert shape.bytes <= budget + spare < shape.bytes + shape.page_bytes
 
 
 def test_one_sequence_of_full_length_must_fit_beside_the_scratch_page() -> None:
     page = QWEN3_8B.page_bytes
-    assert fit_bytes(QWEN3_8B, 66 * page, max_model_len=1025).pages == 66
+    assert fit_bytes(QWEN3_8B, 66 * page, max_model_len=1025, setting="bytes").pages == 66
     with pytest.raises(InvalidSetting) as caught:
         fit_bytes(QWEN3_8B, 66 * page - 1, max_model_len=1025, setting="cache.bytes")
     assert caught.value.setting == "cache.bytes"
@@ -78,12 +78,12 @@ def test_one_sequence_of_full_length_must_fit_beside_the_scratch_page() -> None:
     ):
         assert part in str(caught.value)
     with pytest.raises(InvalidSetting, match=" 0 tokens"):
-        fit_bytes(QWEN3_8B, -1, max_model_len=1)
+        fit_bytes(QWEN3_8B, -1, max_model_len=1, setting="bytes")
 
 
 def test_a_count_of_pages_leaves_the_scratch_page_out() -> None:
     assert fit_pages(QWEN3_8B, 64, max_model_len=1024).pages == 65
-    with pytest.raises(InvalidSetting, match="raise pool_pages to 65 or more"):
+    with pytest.raises(InvalidSetting, match="raise pages to 65 or more"):
         fit_pages(QWEN3_8B, 64, max_model_len=1025)
 
 

@@ -38,8 +38,8 @@ CACHES: dict[str, Callable[[str], PrefixCache]] = {
 
 
 def make_cache(name: str = "radix", *, policy: str = "lru") -> PrefixCache:
-    """The cache and the eviction policy that the settings `cache` and `cache_policy` name."""
-    for setting, value, known in (("cache", name, CACHES), ("cache_policy", policy, POLICIES)):
+    """The cache and the eviction policy that the settings `cache` and `eviction` name."""
+    for setting, value, known in (("cache", name, CACHES), ("eviction", policy, POLICIES)):
         if value not in known:
             raise InvalidSetting(setting, f"{value!r} is none of {', '.join(sorted(known))}")
     return CACHES[name](policy)

@@ -88,7 +88,7 @@ def make_pool(
     return flat[: shape.bytes].zero_().view(dtype).view(shape.dims)
 
 
-def fit_bytes(shape: PoolShape, budget: int, *, max_model_len: int, setting: str = "pool_bytes") -> PoolShape:
+def fit_bytes(shape: PoolShape, budget: int, *, max_model_len: int, setting: str) -> PoolShape:
     """The shape with as many pages as `budget` bytes hold; `setting` is the one that set the budget."""
     pages = budget // shape.page_bytes
     needed = shape.pages_for(max_model_len) + 1
@@ -123,7 +123,7 @@ def fit_memory(
     return fit_bytes(shape, budget, max_model_len=max_model_len, setting=setting)
 
 
-def fit_pages(shape: PoolShape, pages: int, *, max_model_len: int, setting: str = "pool_pages") -> PoolShape:
+def fit_pages(shape: PoolShape, pages: int, *, max_model_len: int, setting: str = "pages") -> PoolShape:
     """The shape with `pages` pages to hand out, and the scratch page beside them."""
     needed = shape.pages_for(max_model_len)
     if pages < needed:
