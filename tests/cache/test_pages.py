@@ -142,7 +142,7 @@ class Allocator(RuleBasedStateMachine):
 
 
 def test_every_history_keeps_every_page() -> None:
-    run_state_machine_as_test(Allocator, settings=settings(STEADY, max_examples=250, stateful_step_count=50))
+    run_state_machine_as_test(Allocator, settings=settings(STEADY, max_examples=180, stateful_step_count=50))
 
 
 def test_growth_stays_in_one_run_and_a_freed_hole_is_filled_first() -> None:

@@ -264,7 +264,7 @@ class Engine(RuleBasedStateMachine):
 
 
 def test_every_history_keeps_every_page() -> None:
-    run_state_machine_as_test(Engine, settings=settings(STEADY, max_examples=200, stateful_step_count=120))
+    run_state_machine_as_test(Engine, settings=settings(STEADY, max_examples=150, stateful_step_count=120))
 
 
 def filled(*paths: Path, policy: str = "lru") -> RadixCache:
