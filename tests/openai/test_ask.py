@@ -69,37 +69,16 @@ def test_every_sampling_field_of_chat_arrives(model: ServedModel) -> None:
             logprobs=4,
         ),
     )
-    assert chat(model, max_tokens=8, stop="x", no_stop_trim=True, logprobs=True).sampling[0] == SamplingParams(
-        max_tokens=8, stop=("x",), include_stop_str_in_output=True, logprobs=0,
-        temperature=0.6, top_k=20, top_p=0.95,
-    )  # fmt: skip
+    sampling = chat(model, max_tokens=8, stop="x", no_stop_trim=True, logprobs=True).sampling[0]
+    assert (sampling.max_tokens, sampling.stop, sampling.logprobs) == (8, ("x",), 0)
+    assert sampling.include_stop_str_in_output
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.6, 20, 0.95)
 
 
 def test_null_is_as_good_as_absent(model: ServedModel) -> None:
-    nothing = dict.fromkeys(
-        [
-            "temperature",
-            "top_p",
-            "top_k",
-            "stop",
-            "max_tokens",
-            "n",
-            "logit_bias",
-            "stream",
-            "stream_options",
-            "seed",
-        ]
-        + [
-            "logprobs",
-            "top_logprobs",
-            "tools",
-            "tool_choice",
-            "response_format",
-            "user",
-            "guided_json",
-            "audio",
-        ]
-    )
+    names = """temperature top_p top_k stop max_tokens n logit_bias stream stream_options seed logprobs
+    top_logprobs tools tool_choice response_format user guided_json audio"""
+    nothing = dict.fromkeys(names.split())
     assert chat(model, **nothing) == chat(model)
     assert complete(model, suffix=None, best_of=None, logprobs=None, echo=False) == complete(model)
 
@@ -107,8 +86,8 @@ def test_null_is_as_good_as_absent(model: ServedModel) -> None:
 def test_harmless_fields_are_accepted(model: ServedModel) -> None:
     fields: dict[str, Any] = {
         "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto",
-        "parallel_tool_calls": True, "modalities": ["text"], "response_format": {"type": "text"}, "verbosity": "low",
-        "safety_identifier": "x", "use_beam_search": False,
+        "parallel_tool_calls": True, "modalities": ["text"], "response_format": {"type": "text"},
+        "verbosity": "low",        "safety_identifier": "x", "use_beam_search": False,
     }  # fmt: skip
     assert chat(model, **fields) == chat(model)
 

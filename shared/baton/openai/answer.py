@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from baton.core.types import Finish
+from baton.core.types import Finish, TokenLogprob
 from baton.openai.logprobs import (
     chat_logprobs,
     completion_logprobs,
@@ -16,7 +16,7 @@ from baton.openai.logprobs import (
     token_offsets,
     top_scored,
 )
-from baton.openai.shape import Choice, Endpoint, Shape, Usage
+from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
 from baton.tokens.tokenizer import Tokenizer
 
 CHUNK_OBJECT = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETION: "text_completion"}
@@ -50,6 +50,15 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
+def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
+
+
+def echoed_scores(prompt: Prompt, logprobs: Sequence[TokenLogprob | None]) -> list[TokenLogprob | int]:
+    """The prompt's tokens as `completion_logprobs` takes them."""
+    return [score or token_id for token_id, score in zip(prompt.token_ids, logprobs, strict=True)]
+
+
 def finish_object(finish: Finish | None, stop: str | int | None, usage: Usage) -> dict[str, Any] | None:
     """SGLang's form of a finish reason."""
     match finish:
@@ -78,7 +87,7 @@ def _chat(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _completion(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[str, Any]:
-    echoed = _echoed(choice, tokenizer) if shape.echo else ""
+    echoed = prompt_text(choice.prompt, tokenizer) if shape.echo and choice.prompt is not None else ""
     made: dict[str, Any] = {
         "index": choice.index,
         "text": echoed + choice.text,
@@ -99,10 +108,9 @@ def _completion_scores(
     offsets = [echoed + offset for offset in choice.offsets]
     if not shape.echo or choice.prompt is None or choice.prompt_logprobs is None:
         return completion_logprobs(choice.logprobs, offsets, tokenizer, shape)
-    ids = choice.prompt.token_ids
-    prompt = [score or token_id for token_id, score in zip(ids, choice.prompt_logprobs, strict=True)]
-    offsets = token_offsets(tokenizer, ids) + offsets
-    return completion_logprobs([*prompt, *choice.logprobs], offsets, tokenizer, shape)
+    scores = [*echoed_scores(choice.prompt, choice.prompt_logprobs), *choice.logprobs]
+    offsets = token_offsets(tokenizer, choice.prompt.token_ids) + offsets
+    return completion_logprobs(scores, offsets, tokenizer, shape)
 
 
 def _about_prompt(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -113,12 +121,6 @@ def _about_prompt(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[st
     if choice.prompt_logprobs is not None and not shape.echo:
         about["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, tokenizer)
     return about
-
-
-def _echoed(choice: Choice, tokenizer: Tokenizer) -> str:
-    prompt = choice.prompt
-    assert prompt is not None
-    return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
 
 
 def _generated(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class Delivered:
 
 
 class EventRelay:
-    """Passes a stream on in whole events, so that a client never sees half of one when a pod dies, and
-    remembers which tokens went by. Not thread-safe; one owner."""
+    """Passes one client's stream on in whole events, so that it never sees half of one when a pod dies, and
+    remembers which tokens went by, whichever pods they came from. Not thread-safe; one owner."""
 
     __slots__ = ("_ids", "_rest", "done", "relayed")
 
@@ -70,6 +70,11 @@ class EventRelay:
         self.relayed += end
         self.done = whole.endswith(DONE)
         return whole
+
+    def resume(self) -> dict[int, Delivered]:
+        """The pod was lost and another goes on: forgets the half event, says what the client has."""
+        self._rest = b""
+        return self.delivered()
 
     def delivered(self) -> dict[int, Delivered]:
         """What went by of each choice that had any event with tokens, or its last."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from baton.core.types import Finish, TokenLogprob
-from baton.openai.answer import CHUNK_OBJECT, finish_object, usage_object
+from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prompt_text, usage_object
 from baton.openai.events import id_field, sse
 from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
 from baton.openai.shape import Endpoint, Prompt, Shape, Usage
@@ -45,37 +45,45 @@ def choice_stream(
     *,
     index: int = 0,
     prompt: Prompt | None = None,
+    prompt_logprobs: Sequence[TokenLogprob | None] | None = None,
     delivered: Sequence[int] = (),
     delivered_text: str = "",
 ) -> ChoiceStream:
     """`usage` holds the prompt's tokens; those generated are counted here. `prompt` is needed for echo and
-    return_token_ids. `delivered` is what the client of a resumed sequence has already."""
+    return_token_ids, `prompt_logprobs` for an echo with log-probabilities; the first event brings them.
+    `delivered` is what the client of a resumed sequence has already."""
     if shape.endpoint is Endpoint.GENERATE:
         return GenerateStream(shape, tokenizer, usage, index, delivered, delivered_text)
-    return OpenAIStream(shape, tokenizer, usage, index, prompt, len(delivered))
+    return OpenAIStream(shape, tokenizer, usage, index, prompt, prompt_logprobs, len(delivered))
 
 
 class OpenAIStream:
     """Events of /v1/chat/completions and /v1/completions."""
 
     __slots__ = (
-        "_close", "_extras", "_first", "_head", "_index", "_opening", "_plain", "_prompt", "_sent",
-        "_shape", "_shift", "_tokenizer", "_usage",
+        "_close", "_echoed", "_extras", "_first", "_head", "_index", "_opening", "_plain", "_prompt",
+        "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
     )  # fmt: skip
 
     def __init__(
-        self, shape: Shape, tokenizer: Tokenizer, usage: Usage, index: int, prompt: Prompt | None, sent: int
+        self,
+        shape: Shape,
+        tokenizer: Tokenizer,
+        usage: Usage,
+        index: int,
+        prompt: Prompt | None,
+        prompt_logprobs: Sequence[TokenLogprob | None] | None,
+        sent: int,
     ) -> None:
         self._shape = shape
         self._tokenizer = tokenizer
         self._usage = usage
         self._index = index
         self._prompt = prompt
+        self._prompt_logprobs = prompt_logprobs if shape.echo else None
+        self._echoed = prompt_text(prompt, tokenizer) if shape.echo and prompt is not None else ""
         self._sent = sent
         self._first = sent == 0
-        self._shift = 0
-        if shape.echo and prompt is not None:
-            self._shift = len(prompt_text(prompt, tokenizer))
         chat = shape.endpoint is Endpoint.CHAT
         top = _encode(
             {
@@ -109,7 +117,10 @@ class OpenAIStream:
         field = id_field(token_ids, self._index, start, finish is not None)
         if not self._first and finish is None and logprobs is None and not self._extras:
             return b"".join((field, self._head, _encode(text), self._plain))
-        parts = [field, self._opening if self._first else self._head, _encode(text), self._close]
+        if self._first:
+            parts = [field, self._opening, _encode(self._echoed + text), self._close]
+        else:
+            parts = [field, self._head, _encode(text), self._close]
         parts += (b',"logprobs":', _encode(self._logprobs(logprobs, offsets)))
         parts += (b',"finish_reason":', _encode(finish))
         if finish is not None:
@@ -119,29 +130,18 @@ class OpenAIStream:
         self._first = False
         return b"".join(parts)
 
-    def echo(self, logprobs: Sequence[TokenLogprob | None] | None = None) -> bytes:
-        """The prompt's own text, as the first event of a completion that echoes it."""
-        prompt, shape = self._prompt, self._shape
-        assert prompt is not None and shape.echo
-        text = prompt_text(prompt, self._tokenizer)
-        scores: Any = None
-        if logprobs is not None:
-            tokens = [score or token_id for token_id, score in zip(prompt.token_ids, logprobs, strict=True)]
-            offsets = token_offsets(self._tokenizer, prompt.token_ids)
-            scores = completion_logprobs(tokens, offsets, self._tokenizer, shape)
-        parts = [self._head, _encode(text), b',"logprobs":', _encode(scores), b',"finish_reason":null']
-        parts += self._token_ids(())
-        parts += (b"}]", self._usage_now(), b"}\n\n")
-        self._first = False
-        return b"".join(parts)
-
     def _logprobs(self, logprobs: Sequence[TokenLogprob] | None, offsets: Sequence[int]) -> Any:
-        if logprobs is None:
+        shape, prompt = self._shape, self._prompt
+        if shape.endpoint is Endpoint.CHAT:
+            return None if logprobs is None else chat_logprobs(logprobs, self._tokenizer, shape)
+        tokens: list[TokenLogprob | int] = list(logprobs or ())
+        places = [len(self._echoed) + offset for offset in offsets]
+        if self._first and prompt is not None and self._prompt_logprobs is not None:
+            tokens = [*echoed_scores(prompt, self._prompt_logprobs), *tokens]
+            places = token_offsets(self._tokenizer, prompt.token_ids) + places
+        elif logprobs is None:
             return None
-        if self._shape.endpoint is Endpoint.CHAT:
-            return chat_logprobs(logprobs, self._tokenizer, self._shape)
-        shifted = [offset + self._shift for offset in offsets]
-        return completion_logprobs(logprobs, shifted, self._tokenizer, self._shape)
+        return completion_logprobs(tokens, places, self._tokenizer, shape)
 
     def _token_ids(self, token_ids: Sequence[int]) -> list[bytes]:
         if not self._shape.return_token_ids:
@@ -223,10 +223,6 @@ def usage_event(shape: Shape, usage: Usage) -> bytes:
         "usage": usage_object(usage),
     }
     return sse(_encode(body))
-
-
-def prompt_text(prompt: Prompt, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
 
 
 def _counted(usage: Usage, generated: int) -> Usage:
