@@ -72,3 +72,10 @@ def test_an_event_without_tokens_has_no_id() -> None:
     assert sse(b"{}") == b"data: {}\n\n"
     assert sse(b"{}", [5, 6], 1, 9) == b"id: 1.9:5,6\ndata: {}\n\n"
     assert sse(b"{}", [], 0, 3, final=True) == b"id: 0.3:.\ndata: {}\n\n"
+
+
+def test_an_id_of_another_kind_is_an_error_only_when_it_is_needed() -> None:
+    relay = EventRelay()
+    assert relay.feed(b"id: 7\ndata: {}\n\n") == b"id: 7\ndata: {}\n\n"
+    with pytest.raises(Failed, match="cannot be read"):
+        relay.delivered()

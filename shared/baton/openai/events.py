@@ -17,7 +17,8 @@ from baton.core.errors import Failed
 DONE = b"data: [DONE]\n\n"
 
 _END = b"\n\n"
-_ID = re.compile(rb"^id: (\d+)\.(\d+):([\d,]*)(\.?)$", re.MULTILINE)
+_ID = b"id: "
+_FIELD = re.compile(rb"id: (\d+)\.(\d+):([\d,]*)(\.?)")
 
 
 def sse(
@@ -55,7 +56,8 @@ class EventRelay:
         self.done = False
         """`[DONE]` went by: the stream ended well."""
         self._rest = b""
-        self._ids: list[tuple[bytes, bytes, bytes, bytes]] = []
+        # Kept as they came: nearly always nobody reads them.
+        self._ids: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
         """The whole events so far that were not passed on yet; the rest waits."""
@@ -66,7 +68,11 @@ class EventRelay:
             self._rest = data
             return b""
         whole, self._rest = data[:end], data[end:]
-        self._ids += _ID.findall(whole)
+        start = 0
+        while start < end:
+            if whole.startswith(_ID, start):
+                self._ids.append(whole[start : whole.find(b"\n", start)])
+            start = whole.find(_END, start) + len(_END)
         self.relayed += end
         self.done = whole.endswith(DONE)
         return whole
@@ -79,7 +85,11 @@ class EventRelay:
     def delivered(self) -> dict[int, Delivered]:
         """What went by of each choice that had any event with tokens, or its last."""
         choices: dict[int, Delivered] = {}
-        for choice, start, ids, final in self._ids:
+        for line in self._ids:
+            found = _FIELD.fullmatch(line)
+            if found is None:
+                raise Failed(f"an event's id cannot be read: {line[:80]!r}")
+            choice, start, ids, final = found.groups()
             one = choices.setdefault(int(choice), Delivered())
             if len(one.token_ids) != int(start) or one.ended:
                 raise Failed(f"choice {int(choice)}: tokens from {int(start)} on do not follow what was sent")
