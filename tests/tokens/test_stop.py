@@ -81,6 +81,14 @@ def test_what_was_held_back_in_vain_is_given() -> None:
     assert stream.finish() == "\n"
 
 
+def test_skipped_text_holds_no_stop_string_nor_the_beginning_of_one() -> None:
+    stream = StopStrings(["ab"])
+    assert [stream.skip("ab"), stream.skip("a"), stream.push("b"), stream.push("a")] == ["ab", "a", "b", ""]
+    assert stream.skip("b") == "ab"
+    assert (stream.push("xaby"), stream.matched) == ("x", "ab")
+    assert stream.skip("more") == ""
+
+
 def test_long_stop_strings_and_texts_cost_no_quadratic_time() -> None:
     stream = StopStrings(["a" * 4000 + "b" for _ in range(16)] + ["a" * n + "c" for n in range(3900, 3915)])
     out = sum(len(stream.push("a")) for _ in range(6000))

@@ -5,7 +5,7 @@ a stop string is held back, so nothing that should have been cut is ever sent. W
 depend on where the pieces end: the stop that is complete first wins, and of two complete at the same
 character the longer one. So a resumed sequence stops where the first run would have.
 
-Before `min_tokens` tokens stop strings do not count; the caller does not push such text.
+Before `min_tokens` tokens stop strings do not count: the caller skips such text instead of pushing it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ class StopStrings:
         safe = self._first_possible(text)
         self._held = text[safe:]
         return text[:safe]
+
+    def skip(self, text: str) -> str:
+        """Text in which no stop string counts, nor one that begins in it; passes as it is."""
+        if self.matched is not None:
+            return ""
+        held, self._held = self._held, ""
+        return held + text
 
     def finish(self) -> str:
         """No text follows: what was held back was no stop string."""
