@@ -1,0 +1,129 @@
+"""Attention over the pool in Triton alone: any GPU that Triton serves, any float dtype, any page size.
+
+Constructed like the other backends. Needs no plan on the host and no compiled library, so a captured decode
+batch asks the host nothing; it is slower than FlashInfer where that runs. Launches `triton_attend`; never
+waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from baton.attention.base import Spans
+from baton.attention.triton_attend import attend_tiles, join_parts
+
+MAX_PARTS = 32
+PROGRAMS = 132 * 3
+"""Programs that keep an H200 busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    rows: int
+    tokens: int
+    warps: int
+    stages: int
+
+
+class TritonAttention:
+    """`Attention` for CUDA. Each instance holds one step's plan; `graph` makes one for a captured batch."""
+
+    def __init__(
+        self,
+        pool: Tensor,
+        heads: int,
+        scale: float,
+        windows: Sequence[int | None],
+        *,
+        programs: int = PROGRAMS,
+    ) -> None:
+        """As `FlashInferAttention`: `windows` has one entry a layer, None for full attention. Decode cuts
+        sequences into parts until about as many programs run as `programs`."""
+        _, kv_heads, layers, _, page_size, head_dim = pool.shape
+        if len(windows) != layers:
+            raise ValueError(f"{len(windows)} windows for {layers} layers")
+        self._pool, self._heads, self._scale, self._windows = pool, heads, scale, tuple(windows)
+        self._kv_heads, self._page_size, self._head_dim = kv_heads, page_size, head_dim
+        self._group = heads // kv_heads
+        self._programs = programs
+        self._precision = "ieee" if pool.dtype == torch.float32 else "tf32"
+        self._prefill_tokens = 0
+        self._tiles = 0
+        self._prefill_tile, self._decode_tile = tiles(self._group, pool.dtype)
+
+    def __repr__(self) -> str:
+        return f"TritonAttention(heads={self._heads}, kv_heads={self._kv_heads}, head_dim={self._head_dim})"
+
+    def plan(self, spans: Spans) -> None:
+        if spans.prefills == 0:
+            self._prefill_tokens = self._tiles = 0
+            return
+        assert spans.host is not None, "prefill needs the host's shape"
+        new = spans.host.new[: spans.prefills]
+        self._prefill_tokens = sum(new)
+        self._tiles = sum(-(-n * self._group // self._prefill_tile.rows) for n in new)
+
+    def graph(self, batch_size: int) -> TritonAttention:
+        """An `Attention` for a captured decode batch; its plan costs nothing."""
+        return TritonAttention(
+            self._pool, self._heads, self._scale, self._windows, programs=self._programs
+        )
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+        out = torch.empty_like(q)
+        if self._tiles:
+            grid = (self._tiles, self._kv_heads, 1)
+            self._launch(grid, q, out, layer, spans, 0, spans.prefills, self._prefill_tile, (out, out))
+        decodes = q.shape[0] - self._prefill_tokens
+        if decodes:
+            self._decode(q, out, layer, spans, decodes)
+        return out.flatten(1)
+
+    def _decode(self, q: Tensor, out: Tensor, layer: int, spans: Spans, decodes: int) -> None:
+        parts = max(1, min(MAX_PARTS, self._programs // (decodes * self._kv_heads)))
+        if parts == 1:
+            sums = tops = out
+        else:
+            sums = torch.empty((q.shape[0], self._heads, parts, self._head_dim), device=q.device)
+            tops = torch.empty((q.shape[0], self._heads, parts), device=q.device)
+        grid = (decodes, self._kv_heads, parts)
+        self._launch(grid, q, out, layer, spans, spans.prefills, decodes, self._decode_tile, (sums, tops))
+        if parts > 1:
+            join_parts[(decodes * self._heads,)](
+                sums, tops, out, self._prefill_tokens * self._heads, parts, D=self._head_dim, num_warps=1
+            )
+
+    def _launch(
+        self,
+        grid: tuple[int, int, int],
+        q: Tensor,
+        out: Tensor,
+        layer: int,
+        spans: Spans,
+        first_span: int,
+        count: int,
+        tile: _Tile,
+        parts: tuple[Tensor, Tensor],
+    ) -> None:
+        page_stride, head_stride, layer_stride, value_stride, _, _ = self._pool.stride()
+        attend_tiles[grid](
+            q, self._pool, spans.table, spans.rows, spans.starts, spans.lengths, out, *parts, layer,
+            first_span, count, grid[2], self._scale, spans.table.stride(0), page_stride, head_stride,
+            layer_stride,
+            GROUP=self._group, WINDOW=self._windows[layer] or 0, D=self._head_dim, PAGE=self._page_size,
+            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, VALUES=value_stride, DECODE=first_span == spans.prefills,
+            SPLIT=grid[2] > 1, PRECISION=self._precision, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+
+def tiles(group: int, dtype: torch.dtype) -> tuple[_Tile, _Tile]:
+    """Tiles for prefill and decode: a decode tile holds every query head of one KV head."""
+    least = max(16, triton.next_power_of_2(group))
+    if dtype == torch.float32:
+        return _Tile(max(32, least), 32, 4, 1), _Tile(least, 32, 4, 1)
+    return _Tile(128, 64, 8, 3), _Tile(least, 64, 4, 3)

@@ -1,0 +1,76 @@
+"""Triton's attention against plain torch: on the GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before the import
+pytest.importorskip("triton")
+
+from baton.attention.triton import TritonAttention
+from tests.gpu import reference
+from tests.gpu.reference import Shape, error
+
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+HALF, F32 = torch.bfloat16 if CUDA else torch.float16, torch.float32
+"""The interpreter cannot multiply bfloat16 tiles."""
+TOLERANCE = {HALF: 5e-3, F32: 2e-5}
+
+PROGRAMS = 396 if CUDA else 24
+"""Few in the interpreter, which runs them one after the other; still enough that sequences are cut."""
+
+PREFILL = [(5, 5), (33, 40), (2, 70)]
+DECODE = [(1, 1), (1, 16), (1, 133), (1, 64)]
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning", "ignore:.*encountered in:RuntimeWarning"
+)
+
+
+def check(shape: Shape, spans: list[tuple[int, int]], window: int | None = None) -> None:
+    batch, pool = reference.batch(spans, shape, DEVICE)
+    pool[0] = float("nan")  # nobody may read the scratch page
+    q = torch.randn(len(batch.positions), shape.heads, shape.head_dim, device=DEVICE).to(shape.dtype)
+    scale = shape.head_dim**-0.5
+    windows: list[int | None] = [None, window]
+    attention = TritonAttention(pool, shape.heads, scale, windows, programs=PROGRAMS)
+    attention.plan(batch)
+    got = attention.attend(q, 1, batch)
+    assert got.shape == (len(q), shape.heads * shape.head_dim)
+    assert error(got, reference.attention(q, pool, 1, batch, scale, window)) < TOLERANCE[shape.dtype]
+
+
+@pytest.mark.parametrize("dtype", [HALF, F32])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (8, 1)])
+def test_prefill_and_decode_together(heads: int, kv_heads: int, dtype: torch.dtype) -> None:
+    check(Shape(heads, kv_heads, 64, dtype=dtype), PREFILL + DECODE)
+
+
+@pytest.mark.parametrize("page_size", [1, 16, 64])
+def test_page_sizes(page_size: int) -> None:
+    check(Shape(4, 2, 64, page_size, dtype=F32), [(7, 90), *DECODE])
+
+
+def test_wide_heads_and_many_to_one() -> None:
+    check(Shape(16, 1, 128, dtype=HALF), [(20, 30), (1, 300)])
+
+
+@pytest.mark.parametrize("window", [1, 20, 64, 1000])
+def test_window(window: int) -> None:
+    check(Shape(2, 1, 64, dtype=F32), [(40, 140), *DECODE], window)
+
+
+def test_only_one_kind() -> None:
+    check(Shape(2, 1, 64, dtype=F32), PREFILL)
+    check(Shape(2, 1, 64, dtype=F32), DECODE)
+
+
+def test_more_spans_than_are_searched_at_once() -> None:
+    check(Shape(1, 1, 64, dtype=F32), [(2 + i % 2, 4 + i % 7) for i in range(66)])
+
+
