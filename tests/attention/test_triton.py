@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before the import
-pytest.importorskip("triton")
-
-from baton.attention.triton import TritonAttention
 from tests.gpu import reference
+from tests.gpu.device import CUDA, DEVICE, HALF, QUIET
 from tests.gpu.reference import Shape, error
 
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-HALF, F32 = torch.bfloat16 if CUDA else torch.float16, torch.float32
-"""The interpreter cannot multiply bfloat16 tiles."""
+from baton.attention.triton import TritonAttention
+
+F32 = torch.float32
 TOLERANCE = {HALF: 5e-3, F32: 2e-5}
 
 PROGRAMS = 396 if CUDA else 24
@@ -27,9 +19,7 @@ PROGRAMS = 396 if CUDA else 24
 PREFILL = [(5, 5), (33, 40), (2, 70)]
 DECODE = [(1, 1), (1, 16), (1, 133), (1, 64)]
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Conversion of an array with ndim:DeprecationWarning", "ignore:.*encountered in:RuntimeWarning"
-)
+pytestmark = QUIET
 
 
 def check(shape: Shape, spans: list[tuple[int, int]], window: int | None = None) -> None:
@@ -37,8 +27,7 @@ def check(shape: Shape, spans: list[tuple[int, int]], window: int | None = None)
     pool[0] = float("nan")  # nobody may read the scratch page
     q = torch.randn(len(batch.positions), shape.heads, shape.head_dim, device=DEVICE).to(shape.dtype)
     scale = shape.head_dim**-0.5
-    windows: list[int | None] = [None, window]
-    attention = TritonAttention(pool, shape.heads, scale, windows, programs=PROGRAMS)
+    attention = TritonAttention(pool, shape.heads, shape.kv_heads, scale, window=window, programs=PROGRAMS)
     attention.plan(batch)
     got = attention.attend(q, 1, batch)
     assert got.shape == (len(q), shape.heads * shape.head_dim)
@@ -72,5 +61,3 @@ def test_only_one_kind() -> None:
 
 def test_more_spans_than_are_searched_at_once() -> None:
     check(Shape(1, 1, 64, dtype=F32), [(2 + i % 2, 4 + i % 7) for i in range(66)])
-
-

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before the import
-pytest.importorskip("triton")
-
-from baton.attention.triton_pages import CHUNK, list_pages
 from tests.gpu import reference
+from tests.gpu.device import DEVICE, QUIET
 from tests.gpu.reference import Shape
 
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+from baton.attention.triton_pages import CHUNK, list_pages
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = QUIET
 
 
 @pytest.mark.parametrize(

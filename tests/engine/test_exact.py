@@ -7,11 +7,11 @@ import random
 
 import pytest
 import torch
+from tests.checkpoints import VARIANTS, Checkpoint, Make
+from tests.engine.inline import Inline
 
 from baton.core.types import SamplingParams
 from baton.engine import LLM
-from tests.checkpoints import VARIANTS, Checkpoint, Make
-from tests.engine.inline import Inline
 
 TOKENS = 10
 GREEDY = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)

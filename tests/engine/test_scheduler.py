@@ -6,10 +6,9 @@ import random
 from dataclasses import replace
 
 import pytest
-from baton.cache.pages import PageAllocator
-from baton.tokens.identity import page_identities
 
 from baton.cache import make_cache
+from baton.cache.pages import PageAllocator
 from baton.core.errors import InvalidField, PromptTooLong, QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.engine.holdings import Holdings
@@ -17,6 +16,7 @@ from baton.engine.loop import Engine
 from baton.engine.policy import policy_named
 from baton.engine.scheduler import Limits, Scheduler
 from baton.testing.mirror import MirrorRunner, continuation
+from baton.tokens.identity import page_identities
 
 VOCAB = 97
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,11 +11,13 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 pytest.importorskip("flashinfer")
 
-from baton.attention.base import Spans
-from baton.attention.flashinfer import DecodeGraph, FlashInferAttention
-from baton.core.errors import InvalidSetting
 from tests.gpu import reference
 from tests.gpu.reference import Shape, error
+
+from baton.attention.base import Spans
+from baton.attention.flashinfer import DecodeGraph, FlashInferAttention
+from baton.attention.triton import TritonAttention
+from baton.core.errors import InvalidSetting
 
 pytestmark = pytest.mark.gpu
 TOLERANCE = 5e-3
@@ -32,9 +34,9 @@ def queries(count: int, shape: Shape) -> torch.Tensor:
     return torch.randn(count, shape.heads, shape.head_dim, device="cuda").to(shape.dtype)
 
 
-def backend(pool: torch.Tensor, shape: Shape, window: int | None = None, **kwargs: object) -> FlashInferAttention:
+def backend(pool: torch.Tensor, shape: Shape, window: int | None = None) -> FlashInferAttention:
     return FlashInferAttention(
-        pool, shape.heads, shape.head_dim**-0.5, [None, window], max_batch=64, max_pages=2100, **kwargs
+        pool, shape.heads, shape.kv_heads, shape.head_dim**-0.5, max_batch=64, window=window
     )
 
 
@@ -43,10 +45,10 @@ def check(shape: Shape, spans: list[tuple[int, int]], window: int | None = None)
     attention = backend(pool, shape, window)
     q = queries(len(batch.positions), shape)
     attention.plan(batch)
-    for layer, seen in ((1, window), (0, None)):
+    for layer in (1, 0):
         got = attention.attend(q, layer, batch)
         assert got.shape == (len(q), shape.heads * shape.head_dim)
-        want = reference.attention(q, pool, layer, batch, shape.head_dim**-0.5, seen)
+        want = reference.attention(q, pool, layer, batch, shape.head_dim**-0.5, window)
         assert error(got, want) < TOLERANCE
 
 
@@ -107,56 +109,76 @@ def test_a_plan_does_not_disturb_the_step_in_flight() -> None:
         assert error(got, reference.attention(q, pool, 0, b, 128**-0.5)) < TOLERANCE
 
 
-def captured(graph: DecodeGraph, q: torch.Tensor, spans: Spans) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A graph of one layer's attention over static spans."""
-    graph.plan(spans)
-    inside = replace(spans, host=None)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        graph.attend(q, 1, inside)
-    torch.cuda.current_stream().wait_stream(stream)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        out = graph.attend(q, 1, inside)
-    return recorded, out
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One layer-0 attention in a graph that first changes its own lengths, as a decode step does."""
 
+    attention: DecodeGraph | TritonAttention
+    spans: Spans
+    q: torch.Tensor
+    graph: torch.cuda.CUDAGraph
+    out: torch.Tensor
 
-def test_replays_follow_the_plan() -> None:
-    """Two captured sizes share buffers; lengths change from one to thousands; some rows are padding."""
-    shape = Shape(8, 2, 128)
-    lengths = {0: [1] * 16, 1: [1700 + i for i in range(16)], 2: [5, 2000, 17, 300] * 4, 3: [33] * 11}
-    steps = {i: reference.batch([(1, n) for n in some], shape, "cuda", seed=i) for i, some in lengths.items()}
-    pool = torch.cat([p for _, p in steps.values()])
-    offsets = [sum(len(steps[j][1]) for j in range(i)) for i in range(4)]
-    table = torch.zeros(20, 200, dtype=torch.int32, device="cuda")
-    attention = backend(pool, shape)
-    static = {}
-    for size in (16, 4):
+    @classmethod
+    def make(
+        cls, owner: FlashInferAttention | TritonAttention, table: torch.Tensor, size: int, shape: Shape
+    ) -> Captured:
         start, _ = reference.batch([(1, 1)] * size, shape, "cuda")
-        spans = replace(start, table=table, rows=torch.full_like(start.rows, 19))
-        q = queries(size, shape)
-        graph = attention.graph(size)
-        static[size] = (graph, spans, q, *captured(graph, q, spans))
-    for i, size in ((0, 16), (1, 16), (2, 16), (2, 4), (3, 16), (1, 4), (0, 4), (1, 16)):
-        step, _ = steps[i]
-        graph, spans, q, recorded, out = static[size]
-        real = min(size, len(step.rows))
-        table.zero_()
-        table[: len(step.table), : step.table.shape[1]] = (step.table + offsets[i]) * (step.table < 2**29)
-        spans.rows.fill_(19)
-        spans.lengths.fill_(1)
-        spans.rows[:real] = step.rows[:real]
-        spans.lengths[:real] = step.lengths[:real]
-        q.normal_()
-        out.fill_(float("nan"))
+        inside = replace(start, table=table, rows=torch.full_like(start.rows, len(table) - 1), host=None)
+        attention, q = owner.graph(size), queries(size, shape)
+        attention.plan(replace(inside, host=start.host))
+
+        def step() -> torch.Tensor:
+            torch.add(inside.positions, 1, out=inside.lengths)
+            return attention.attend(q, 0, inside)
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = step()
+        return cls(attention, inside, q, graph, out)
+
+    def replay(self, step: Spans) -> torch.Tensor:
+        """With as many of the step's sequences as fit; the other lines are padding."""
+        size = min(len(self.q), len(step.rows))
+        self.spans.rows.fill_(len(self.spans.table) - 1)
+        self.spans.positions.zero_()
+        self.spans.rows[:size] = step.rows[:size]
+        self.spans.positions[:size] = step.lengths[:size] - 1
+        self.spans.lengths.fill_(2**20)  # stale until the graph has run
+        self.q.normal_()
+        self.out.fill_(float("nan"))
         assert step.host is not None
-        host = replace(step.host, new=step.host.new[:real], lengths=step.host.lengths[:real])
-        graph.plan(replace(spans, host=host))
-        recorded.replay()
-        some = replace(step, rows=step.rows[:real], lengths=step.lengths[:real], table=table)
-        want = reference.attention(q[:real], pool, 1, some, 128**-0.5)
-        assert error(out[:real], want) < TOLERANCE
+        host = replace(step.host, new=step.host.new[:size], lengths=step.host.lengths[:size])
+        self.attention.plan(replace(self.spans, host=host))
+        self.graph.replay()
+        return self.out[:size]
+
+
+@pytest.mark.parametrize("name", ["flashinfer", "triton"])
+def test_replays_follow_the_plan(name: str) -> None:
+    """Two captured sizes share buffers; lengths change from one to thousands; some lines are padding."""
+    shape = Shape(8, 2, 128)
+    lengths = [[1] * 16, [1700 + i for i in range(16)], [5, 2000, 17, 300] * 4, [33] * 11]
+    steps = [reference.batch([(1, n) for n in some], shape, "cuda", seed=i) for i, some in enumerate(lengths)]
+    pool = torch.cat([p for _, p in steps])
+    offsets = [sum(len(p) for _, p in steps[:i]) for i in range(4)]
+    table = torch.zeros(20, 200, dtype=torch.int32, device="cuda")
+    owner = backend(pool, shape) if name == "flashinfer" else TritonAttention(pool, 8, 2, 128**-0.5)
+    graphs = {size: Captured.make(owner, table, size, shape) for size in (16, 4)}
+    for i, size in ((0, 16), (1, 16), (2, 16), (2, 4), (3, 16), (1, 4), (0, 4), (1, 16)):
+        step, captured = steps[i][0], graphs[size]
+        table.zero_()
+        pages = step.table + offsets[i] * (step.table < 2**29)
+        table[: len(pages), : pages.shape[1]] = pages * (step.table < 2**29)
+        got = captured.replay(step)
+        some = replace(step, rows=step.rows[:size], lengths=step.lengths[:size], table=table)
+        want = reference.attention(captured.q[: len(got)], pool, 0, some, 128**-0.5)
+        assert error(got, want) < TOLERANCE
 
 
 def test_what_cannot_be_served_is_refused() -> None:

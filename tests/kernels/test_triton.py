@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before the import
-pytest.importorskip("triton")
-
-from baton.kernels.triton import TritonKernels, expert_blocks
 from tests.gpu import reference
+from tests.gpu.device import CUDA, DEVICE, HALF, QUIET
 from tests.gpu.reference import Shape, error
 
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-HALF, F32 = torch.bfloat16 if CUDA else torch.float16, torch.float32
-"""The interpreter cuts float32 off to bfloat16 where hardware rounds, and cannot multiply bfloat16 tiles."""
+from baton.kernels.triton import TritonKernels, expert_blocks
+
+F32 = torch.float32
 TOLERANCE = {HALF: 4e-3, F32: 1e-5}
 EPS = 1e-6
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = QUIET
 
 
 @pytest.fixture(params=[False, True] if CUDA else [False], ids=lambda pdl: "pdl" if pdl else "plain")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.model import rank_work
 from tests.checkpoints import Make
+from tests.model import rank_work
 
 from baton.parallel import SingleRank
 from baton.testing.ranks import run_ranks

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
+from tests.gpu.device import CUDA, DEVICE, QUIET
 from torch import Tensor
-
-CUDA = torch.cuda.is_available()
-if not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before the import
-pytest.importorskip("triton")
 
 from baton.sampling.fused import BLOCK, sample
 from baton.sampling.noise import gumbel
 
-DEVICE = torch.device("cuda" if CUDA else "cpu")
 CLOSE = 2e-4
 """Two candidates closer than this may swap on the GPU, whose fast logarithm differs in the last bits."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+pytestmark = QUIET
 
 
 def plain(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ reads it back, the allocator never hands it out. A page table row lists a sequen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,28 @@ class Spans:
     prefills: int
     host: HostShape | None
     """None inside a replayed graph, where only the device knows the lengths."""
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A backend whose decodes can be captured in CUDA graphs."""
+
+    def graph(self, size: int) -> GraphAttention:
+        """Attention for a captured batch of exactly `size` decodes."""
+        ...
+
+
+class GraphAttention(Protocol):
+    """As `Attention`, for one captured batch size: `plan` outside the graph, `attend` inside."""
+
+    @property
+    def plans(self) -> bool:
+        """Whether `plan` must be called, with the host's lengths, before every replay."""
+        ...
+
+    def plan(self, spans: Spans) -> None: ...
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor: ...
 
 
 class Attention(Protocol):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flashinfer
 import numpy as np
@@ -26,22 +27,49 @@ from baton.attention.triton_pages import list_pages
 from baton.core.errors import InvalidSetting
 
 GRAPH_PLAN_BYTES = 256 << 10
-"""A captured decode wrapper's plan is a few numbers for each sequence and multiprocessor."""
+"""A captured decode's plan is a few numbers for each sequence and multiprocessor."""
 MIN_WORKSPACE_BYTES = 128 << 20
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class _Geometry:
-    """What every plan repeats."""
+class _Setup:
+    """What every plan and every launch repeats."""
 
+    pool: Tensor
     heads: int
     kv_heads: int
-    head_dim: int
-    page_size: int
-    dtype: torch.dtype
     scale: float
+    window: int | None
+    workspace: Tensor
+    """For the parts of split sequences. All wrappers share it, since one runs at a time."""
+    pdl: bool | None
+
+    @property
+    def head_dim(self) -> int:
+        return self.pool.shape[5]
+
+    @property
+    def page_size(self) -> int:
+        return self.pool.shape[4]
+
+    def arguments(self) -> dict[str, Any]:
+        """Of a plan."""
+        return {
+            "num_qo_heads": self.heads,
+            "num_kv_heads": self.kv_heads,
+            "page_size": self.page_size,
+            "sm_scale": self.scale,
+            # FlashInfer counts the tokens before this one, and calls no window -1.
+            "window_left": -1 if self.window is None else self.window - 1,
+            "q_data_type": self.pool.dtype,
+            "kv_data_type": self.pool.dtype,
+        }
+
+    def layers(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """K and V of each layer, [page, kv_head, slot, head_dim]."""
+        return tuple((self.pool[:, :, i, 0], self.pool[:, :, i, 1]) for i in range(self.pool.shape[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,223 +81,195 @@ class _Ragged:
     last: Tensor
     """[S] int32: tokens in the last page."""
     lengths: Tensor
-    """[S] int32"""
+    """[S] int32."""
+
+    @classmethod
+    def of(cls, lengths: Ints, page_size: int) -> _Ragged:
+        pages = -(-lengths // page_size)
+        last = lengths - (pages - 1) * page_size
+        return cls(_pinned(_ends(pages)), _pinned(last), _pinned(lengths))
+
+    @property
+    def pages(self) -> int:
+        return int(self.ends[-1])
 
 
 class FlashInferAttention:
     """`Attention` for CUDA, bf16 and fp16, eager; `graph` makes one for a captured decode batch."""
 
+    plans = True
+    """Needs the host's lengths before every step, replays included."""
+
     def __init__(
         self,
         pool: Tensor,
         heads: int,
+        kv_heads: int,
         scale: float,
-        windows: Sequence[int | None],
-        *,
         max_batch: int,
-        max_pages: int,
+        *,
+        window: int | None = None,
         pdl: bool | None = None,
     ) -> None:
-        """pool [page, kv_head, layer, k_or_v, slot, head_dim]; `heads` are this rank's query heads; `windows`
-        has one entry a layer: how many tokens a token sees, itself included, or None for all. `max_batch` and
-        `max_pages` (of one sequence) bound what graphs will be asked for. `pdl` lets FlashInfer's kernels
-        start before the one ahead has ended; None leaves it to FlashInfer."""
+        """pool [page, kv_head, layer, k_or_v, slot, head_dim]; `heads` and `kv_heads` are this rank's;
+        `max_batch` bounds what graphs will be asked for; `window` is how many tokens a token sees, itself
+        included. `pdl` lets FlashInfer's kernels start before the one ahead has ended; None leaves it to
+        FlashInfer."""
         if pool.dtype not in (torch.bfloat16, torch.float16):
-            raise InvalidSetting("attention", f"flashinfer computes in bfloat16 and float16, not {pool.dtype}")
-        _, kv_heads, layers, _, page_size, head_dim = pool.shape
-        if len(windows) != layers:
-            raise ValueError(f"{len(windows)} windows for {layers} layers")
-        self._geometry = _Geometry(heads, kv_heads, head_dim, page_size, pool.dtype, scale)
-        self._device = pool.device
-        self._layers = tuple((pool[:, :, layer, 0], pool[:, :, layer, 1]) for layer in range(layers))
-        self._windows = tuple(windows)
-        self._max_batch, self._max_pages, self._pdl = max_batch, max_pages, pdl
-        self._workspace = torch.zeros(
-            workspace_bytes(pool, heads, max_batch), dtype=torch.uint8, device=self._device
+            raise InvalidSetting("attention", f"flashinfer has no kernels for {pool.dtype}")
+        assert pool.shape[1] == kv_heads, "the pool is of other heads"
+        workspace = torch.zeros(
+            workspace_bytes(pool, heads, max_batch), dtype=torch.uint8, device=pool.device
         )
-        hopper = torch.cuda.get_device_capability(self._device)[0] == 9
-        prefill = "fa3" if hopper and head_dim in (64, 128, 256) else "fa2"
-        self._prefill = {w: self._prefill_wrapper(prefill) for w in set(windows)}
-        self._decode = {w: self._decode_wrapper() for w in set(windows)}
-        self._copied = torch.cuda.Event()
+        self._setup = _Setup(pool, heads, kv_heads, scale, window, workspace, pdl)
+        self._layers = self._setup.layers()
+        self._max_batch = max_batch
+        hopper = torch.cuda.get_device_capability(pool.device)[0] == 9
+        fast = hopper and self._setup.head_dim in (64, 128, 256)
+        self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+            workspace, "HND", backend="fa3" if fast else "fa2"
+        )
+        self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            workspace, "HND", use_tensor_cores=True, backend="fa2"
+        )
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._prefill_tokens = 0
         self._buffers: _GraphBuffers | None = None
 
     def __repr__(self) -> str:
-        return f"FlashInferAttention({self._geometry}, windows={set(self._windows)})"
-
-    def _prefill_wrapper(self, backend: str) -> flashinfer.BatchPrefillWithPagedKVCacheWrapper:
-        return flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "HND", backend=backend)
-
-    def _decode_wrapper(self) -> flashinfer.BatchDecodeWithPagedKVCacheWrapper:
-        return flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            self._workspace, "HND", use_tensor_cores=True, backend="fa2"
-        )
+        return f"FlashInferAttention(heads={self._setup.heads}, kv_heads={self._setup.kv_heads})"
 
     def plan(self, spans: Spans) -> None:
-        host = _host(spans)
+        host, setup, cut = _host(spans), self._setup, spans.prefills
         lengths = np.asarray(host.lengths, np.int32)
-        pages = -(-lengths // self._geometry.page_size)
-        split = int(pages[: spans.prefills].sum())
-        listed = torch.empty(int(pages.sum()), dtype=torch.int32, device=self._device)
-        list_pages(spans.table, spans.rows, spans.lengths, int(pages.max()), self._geometry.page_size, listed)
-        self._prefill_tokens = sum(host.new[: spans.prefills])
+        front, back = (_Ragged.of(part, setup.page_size) for part in (lengths[:cut], lengths[cut:]))
+        listed = torch.empty(front.pages + back.pages, dtype=torch.int32, device=setup.pool.device)
+        most = -(-int(lengths.max()) // setup.page_size)
+        list_pages(spans.table, spans.rows, spans.lengths, most, setup.page_size, listed)
+        self._prefill_tokens = sum(host.new[:cut])
         self._copied.synchronize()
-        if spans.prefills:
-            ragged = _ragged(lengths[: spans.prefills], pages[: spans.prefills], self._geometry.page_size)
-            self._plan_prefill(ragged, _pinned(_ends(host.new[: spans.prefills])), listed[:split])
-        if len(lengths) > spans.prefills:
-            ragged = _ragged(lengths[spans.prefills :], pages[spans.prefills :], self._geometry.page_size)
-            self._plan_decode(ragged, listed[split:])
+        if cut:
+            starts = _pinned(_ends(host.new[:cut]))
+            self._prefill.plan(
+                starts, front.ends, listed[: front.pages], front.last, head_dim_qk=setup.head_dim,
+                causal=True, seq_lens=front.lengths, **setup.arguments(),
+            )  # fmt: skip
+        if cut < len(lengths):
+            self._decode.plan(
+                back.ends, listed[front.pages :], back.last, head_dim=setup.head_dim,
+                seq_lens=back.lengths, **setup.arguments(),
+            )  # fmt: skip
         self._copied.record()
-
-    def _plan_prefill(self, ragged: _Ragged, starts: Tensor, pages: Tensor) -> None:
-        g = self._geometry
-        for window, wrapper in self._prefill.items():
-            wrapper.plan(
-                starts, ragged.ends, pages, ragged.last, g.heads, g.kv_heads, g.head_dim, g.page_size,
-                causal=True, sm_scale=g.scale, window_left=_window_left(window), q_data_type=g.dtype,
-                kv_data_type=g.dtype, seq_lens=ragged.lengths,
-            )  # fmt: skip
-
-    def _plan_decode(self, ragged: _Ragged, pages: Tensor) -> None:
-        g = self._geometry
-        for window, wrapper in self._decode.items():
-            wrapper.plan(
-                ragged.ends, pages, ragged.last, g.heads, g.kv_heads, g.head_dim, g.page_size,
-                sm_scale=g.scale, window_left=_window_left(window), q_data_type=g.dtype, kv_data_type=g.dtype,
-                seq_lens=ragged.lengths,
-            )  # fmt: skip
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
         out = torch.empty_like(q)
-        first, window = self._prefill_tokens, self._windows[layer]
+        first, kv, pdl = self._prefill_tokens, self._layers[layer], self._setup.pdl
         if first:
-            self._prefill[window].run(q[:first], self._layers[layer], out=out[:first], enable_pdl=self._pdl)
+            self._prefill.run(q[:first], kv, out=out[:first], enable_pdl=pdl)
         if first < q.shape[0]:
-            self._decode[window].run(q[first:], self._layers[layer], out=out[first:], enable_pdl=self._pdl)
+            self._decode.run(q[first:], kv, out=out[first:], enable_pdl=pdl)
         return out.flatten(1)
 
-    def graph(self, batch_size: int) -> DecodeGraph:
-        """An `Attention` for a captured batch of exactly `batch_size` decode spans."""
-        if batch_size > self._max_batch:
-            raise InvalidSetting("max_batch", f"a graph of {batch_size} needs more than {self._max_batch}")
+    def graph(self, size: int) -> DecodeGraph:
+        """An `Attention` for a captured batch of exactly `size` decodes."""
+        if size > self._max_batch:
+            raise InvalidSetting("max_batch", f"is {self._max_batch}, too small for a graph of {size}")
         if self._buffers is None:
-            self._buffers = _GraphBuffers.make(self._max_batch, self._max_pages, self._device)
-        return DecodeGraph(
-            self._geometry, self._layers, self._windows, self._workspace, self._buffers, batch_size, self._pdl
-        )
+            self._buffers = _GraphBuffers(self._max_batch, self._setup.pool.device)
+        return DecodeGraph(self._setup, self._buffers, size)
 
 
-@dataclass(frozen=True, slots=True)
 class _GraphBuffers:
     """What captured kernels read, at fixed addresses; one graph runs at a time, so all share these."""
 
-    pages: Tensor
-    ends: Tensor
-    last: Tensor
+    def __init__(self, max_batch: int, device: torch.device) -> None:
+        self._max_batch = max_batch
+        self.ends = torch.arange(max_batch + 1, dtype=torch.int32, device=device)
+        self.last = torch.ones(max_batch, dtype=torch.int32, device=device)
+        self._pages = torch.zeros(0, dtype=torch.int32, device=device)
 
-    @classmethod
-    def make(cls, max_batch: int, max_pages: int, device: torch.device) -> _GraphBuffers:
-        return cls(
-            torch.zeros(max_batch * max_pages, dtype=torch.int32, device=device),
-            torch.arange(max_batch + 1, dtype=torch.int32, device=device),
-            torch.ones(max_batch, dtype=torch.int32, device=device),
-        )
+    def pages(self, columns: int) -> Tensor:
+        """Room for every row of a table this wide. The first caller decides: captured kernels keep it."""
+        if self._pages.numel() == 0:
+            self._pages = torch.zeros(self._max_batch * columns, dtype=torch.int32, device=self._pages.device)
+        assert self._pages.numel() >= self._max_batch * columns, "graphs were made for a narrower table"
+        return self._pages
 
 
 class DecodeGraph:
     """`Attention` of one captured batch size: `plan` before each replay, outside the graph; `attend` inside.
 
-    The spans' tensors have `batch_size` rows, those beyond the real batch with length 1 in the scratch page;
-    the host's shape may leave the padding out.
+    The plan takes the host's lengths alone. The page table and the lengths on the device are read inside
+    the graph, where layer 0 lists the pages for all layers, so the step may change them first. Padding
+    lines have length 1 on the device; the host's shape may leave them out.
     """
 
-    def __init__(
-        self,
-        geometry: _Geometry,
-        layers: Sequence[tuple[Tensor, Tensor]],
-        windows: Sequence[int | None],
-        workspace: Tensor,
-        buffers: _GraphBuffers,
-        batch_size: int,
-        pdl: bool | None,
-    ) -> None:
-        self._geometry, self._layers, self._windows, self._pdl = geometry, layers, windows, pdl
-        self._batch_size = batch_size
-        self._buffers = buffers
-        self._copied = torch.cuda.Event()
-        self._wrappers = {w: self._wrapper(workspace) for w in set(windows)}
-        ones = np.ones(batch_size, np.int32)
-        ragged = _ragged(ones, ones, geometry.page_size)
-        pages = torch.zeros(batch_size, dtype=torch.int32, device=workspace.device)
-        for window, wrapper in self._wrappers.items():  # the full plan, once: it loads the kernels
-            wrapper.plan(ragged.ends, pages, ragged.last, **self._arguments(window), seq_lens=ragged.lengths)
-        self._copied.record()
+    plans = True
+
+    def __init__(self, setup: _Setup, buffers: _GraphBuffers, size: int) -> None:
+        self._setup, self._buffers, self._size = setup, buffers, size
+        self._layers = setup.layers()
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._wrapper: flashinfer.BatchDecodeWithPagedKVCacheWrapper | None = None
 
     def __repr__(self) -> str:
-        return f"DecodeGraph(batch_size={self._batch_size}, {self._geometry})"
+        return f"DecodeGraph(size={self._size})"
 
-    def _wrapper(self, workspace: Tensor) -> flashinfer.BatchDecodeWithPagedKVCacheWrapper:
+    def plan(self, spans: Spans) -> None:
+        lengths = np.ones(self._size, np.int32)
+        known = _host(spans).lengths
+        lengths[: len(known)] = known
+        ragged = _Ragged.of(lengths, self._setup.page_size)
+        self._copied.synchronize()
+        pages = self._buffers.pages(spans.table.shape[1])
+        if self._wrapper is None:
+            self._wrapper = self._first(pages, ragged)
+        else:
+            assert ragged.pages <= len(pages), "a sequence longer than the table"
+            flashinfer.fast_decode_plan(
+                self._wrapper, ragged.ends, pages[: ragged.pages], ragged.last, head_dim=self._setup.head_dim,
+                global_override_indptr_cpu=ragged.ends, **self._setup.arguments(),
+            )  # fmt: skip
+        self._copied.record()
+
+    def _first(self, pages: Tensor, ragged: _Ragged) -> flashinfer.BatchDecodeWithPagedKVCacheWrapper:
+        """The wrapper, planned in full once, which loads its kernels."""
+        workspace = self._setup.workspace
         wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
             workspace,
             "HND",
             use_cuda_graph=True,
             use_tensor_cores=True,
-            paged_kv_indptr_buffer=self._buffers.ends[: self._batch_size + 1],
-            paged_kv_indices_buffer=self._buffers.pages,
-            paged_kv_last_page_len_buffer=self._buffers.last[: self._batch_size],
+            paged_kv_indptr_buffer=self._buffers.ends[: self._size + 1],
+            paged_kv_indices_buffer=pages,
+            paged_kv_last_page_len_buffer=self._buffers.last[: self._size],
             backend="fa2",
         )
-        plan = torch.empty(GRAPH_PLAN_BYTES, dtype=torch.uint8, device=workspace.device)
-        wrapper.reset_workspace_buffer(workspace, plan)
+        own = torch.empty(GRAPH_PLAN_BYTES, dtype=torch.uint8, device=workspace.device)
+        wrapper.reset_workspace_buffer(workspace, own)
+        wrapper.plan(
+            ragged.ends, torch.zeros_like(pages[: ragged.pages]), ragged.last, head_dim=self._setup.head_dim,
+            seq_lens=ragged.lengths, **self._setup.arguments(),
+        )  # fmt: skip
         return wrapper
 
-    def _arguments(self, window: int | None) -> dict[str, object]:
-        g = self._geometry
-        return {
-            "num_qo_heads": g.heads,
-            "num_kv_heads": g.kv_heads,
-            "head_dim": g.head_dim,
-            "page_size": g.page_size,
-            "sm_scale": g.scale,
-            "window_left": _window_left(window),
-            "q_data_type": g.dtype,
-            "kv_data_type": g.dtype,
-        }
-
-    def plan(self, spans: Spans) -> None:
-        lengths = np.ones(self._batch_size, np.int32)
-        known = _host(spans).lengths
-        lengths[: len(known)] = known
-        pages = -(-lengths // self._geometry.page_size)
-        buffers = self._buffers
-        total = int(pages.sum())
-        assert total <= len(buffers.pages), "more pages than graphs were made for"
-        list_pages(
-            spans.table, spans.rows, spans.lengths, int(pages.max()), self._geometry.page_size,
-            buffers.pages, buffers.ends, buffers.last,
-        )  # fmt: skip
-        ragged = _ragged(lengths, pages, self._geometry.page_size)
-        listed = buffers.pages[:total]
-        self._copied.synchronize()
-        for window, wrapper in self._wrappers.items():
-            flashinfer.fast_decode_plan(
-                wrapper, ragged.ends, listed, ragged.last, **self._arguments(window),
-                global_override_indptr_cpu=ragged.ends,
-            )  # fmt: skip
-        self._copied.record()
-
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
-        wrapper = self._wrappers[self._windows[layer]]
+        assert self._wrapper is not None, "attend before the first plan"
+        if layer == 0:
+            buffers = self._buffers
+            columns = spans.table.shape[1]
+            list_pages(
+                spans.table, spans.rows, spans.lengths, columns, self._setup.page_size,
+                buffers.pages(columns), buffers.ends, buffers.last,
+            )  # fmt: skip
         out = torch.empty_like(q)
-        wrapper.run(q, self._layers[layer], out=out, enable_pdl=self._pdl)
+        self._wrapper.run(q, self._layers[layer], out=out, enable_pdl=self._setup.pdl)
         return out.flatten(1)
 
 
 def workspace_bytes(pool: Tensor, heads: int, max_batch: int) -> int:
-    """What FlashInfer needs for the parts of split sequences: float32 rows of tiles, two tiles a multiprocessor
-    or one a sequence."""
+    """What FlashInfer needs for the parts of split sequences: float32 rows of tiles, of which there are two a
+    multiprocessor or one a sequence."""
     kv_heads, head_dim = pool.shape[1], pool.shape[5]
     multiprocessors = torch.cuda.get_device_properties(pool.device).multi_processor_count
     group = heads // kv_heads
@@ -285,22 +285,14 @@ def _host(spans: Spans) -> HostShape:
     return spans.host
 
 
-def _window_left(window: int | None) -> int:
-    """FlashInfer counts the tokens before this one, and calls no window −1."""
-    return -1 if window is None else window - 1
-
-
 def _ends(counts: Sequence[int] | Ints) -> Ints:
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-
-
-def _ragged(lengths: Ints, pages: Ints, page_size: int) -> _Ragged:
-    last = lengths - (pages - 1) * page_size
-    return _Ragged(_pinned(_ends(pages)), _pinned(last.astype(np.int32)), _pinned(lengths))
+    ends = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=ends[1:])
+    return ends
 
 
 def _pinned(values: Ints) -> Tensor:
-    """Pinned, so that FlashInfer's copies to the device do not wait; torch keeps the memory until they ran."""
+    """Pinned, so that copies to the device do not wait; torch keeps the memory until they have run."""
     out = torch.empty(len(values), dtype=torch.int32, pin_memory=True)
     out.numpy()[:] = values
     return out

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baton.attention.base import Attention, HostShape, Spans
+from baton.attention.base import Attention, Capturable, GraphAttention, HostShape, Spans
+from baton.core.errors import Misconfigured
 
 
 class ByPhase:
@@ -37,6 +38,11 @@ class ByPhase:
             return torch.cat([first, self.decode.attend(q[cut:], layer, back)])
         backend = self.decode if spans.prefills == 0 else self.prefill
         return backend.attend(q, layer, spans)
+
+    def graph(self, size: int) -> GraphAttention:
+        if not isinstance(self.decode, Capturable):
+            raise Misconfigured(f"{self.decode!r} cannot be captured; set graph_max_batch to 0")
+        return self.decode.graph(size)
 
 
 def halves(spans: Spans) -> tuple[Spans, Spans]:

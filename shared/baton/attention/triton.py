@@ -7,7 +7,6 @@ waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,21 +32,24 @@ class _Tile:
 class TritonAttention:
     """`Attention` for CUDA. Each instance holds one step's plan; `graph` makes one for a captured batch."""
 
+    plans = False
+    """A replay asks nothing of the host."""
+
     def __init__(
         self,
         pool: Tensor,
         heads: int,
+        kv_heads: int,
         scale: float,
-        windows: Sequence[int | None],
         *,
+        window: int | None = None,
         programs: int = PROGRAMS,
     ) -> None:
-        """As `FlashInferAttention`: `windows` has one entry a layer, None for full attention. Decode cuts
-        sequences into parts until about as many programs run as `programs`."""
-        _, kv_heads, layers, _, page_size, head_dim = pool.shape
-        if len(windows) != layers:
-            raise ValueError(f"{len(windows)} windows for {layers} layers")
-        self._pool, self._heads, self._scale, self._windows = pool, heads, scale, tuple(windows)
+        """`heads` and `kv_heads` are this rank's; `window` is how many tokens a token sees, itself included.
+        Decode cuts sequences into parts until about as many programs run as `programs`."""
+        _, _, _, _, page_size, head_dim = pool.shape
+        assert pool.shape[1] == kv_heads, "the pool is of other heads"
+        self._pool, self._heads, self._scale, self._window = pool, heads, scale, window
         self._kv_heads, self._page_size, self._head_dim = kv_heads, page_size, head_dim
         self._group = heads // kv_heads
         self._programs = programs
@@ -68,10 +70,10 @@ class TritonAttention:
         self._prefill_tokens = sum(new)
         self._tiles = sum(-(-n * self._group // self._prefill_tile.rows) for n in new)
 
-    def graph(self, batch_size: int) -> TritonAttention:
-        """An `Attention` for a captured decode batch; its plan costs nothing."""
+    def graph(self, size: int) -> TritonAttention:
+        """An `Attention` for a captured decode batch."""
         return TritonAttention(
-            self._pool, self._heads, self._scale, self._windows, programs=self._programs
+            self._pool, self._heads, self._kv_heads, self._scale, window=self._window, programs=self._programs
         )
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
@@ -115,7 +117,7 @@ class TritonAttention:
             q, self._pool, spans.table, spans.rows, spans.starts, spans.lengths, out, *parts, layer,
             first_span, count, grid[2], self._scale, spans.table.stride(0), page_stride, head_stride,
             layer_stride,
-            GROUP=self._group, WINDOW=self._windows[layer] or 0, D=self._head_dim, PAGE=self._page_size,
+            GROUP=self._group, WINDOW=self._window or 0, D=self._head_dim, PAGE=self._page_size,
             BLOCK_M=tile.rows, BLOCK_N=tile.tokens, VALUES=value_stride, DECODE=first_span == spans.prefills,
             SPLIT=grid[2] > 1, PRECISION=self._precision, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip

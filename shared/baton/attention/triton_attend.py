@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """The Triton kernels of paged attention: tiles of queries against a sequence's pages, and the join of parts.
 
 Launched by `attention.triton` alone. A tile is BLOCK_M rows of one span and KV head, where a row is one

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """The page table as FlashInfer wants it: one list of every sequence's pages, written on the device.
 
 Launched by `attention.flashinfer` alone, once a step. The host knows the lengths and so the list's size; the
@@ -36,9 +36,8 @@ def _list_pages(
     column = tl.program_id(1) * CHUNK + lane
     tl.store(pages + before + column, tl.load(table + row + column, mask=column < count), mask=column < count)
     if SHAPE:
-        if tl.program_id(1) == 0:
-            tl.store(ends + span + 1, before + count)
-            tl.store(last + span, length - (count - 1) * PAGE)
+        tl.store(ends + span + 1, before + count, mask=tl.program_id(1) == 0)
+        tl.store(last + span, length - (count - 1) * PAGE, mask=tl.program_id(1) == 0)
 
 
 def list_pages(
@@ -53,7 +52,7 @@ def list_pages(
 ) -> None:
     """Write into `pages` the pages of every span in turn: ceil(length / page_size) each, `most` at most.
 
-    Where given, ends [S + 1] gets the place where each span's pages end (its first entry is left as it is) and
+    Where given, ends [S + 1] gets the place where each span's pages end (its first entry stays as it is) and
     last [S] the number of tokens in each span's last page. All int32, all on one device.
     """
     shape = ends is not None

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from baton.cache.pages import PageAllocator
-from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
-from baton.model.config import ModelConfig
-from baton.model.decoder import load
-from baton.model.source import locate
 
 from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
+from baton.cache.pages import PageAllocator
+from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
@@ -23,6 +20,9 @@ from baton.engine.runner import Runner
 from baton.engine.scheduler import Limits, Scheduler
 from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
+from baton.model.config import ModelConfig
+from baton.model.decoder import load
+from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
 

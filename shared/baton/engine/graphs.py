@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from baton.model.decoder import Decoder
-from baton.sampling.fused import sample
 from torch import Tensor
 
 from baton.attention.base import Attention, GraphAttention, HostShape, Spans
+from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
+from baton.sampling.fused import sample
 from baton.sampling.rows import SamplingRows
 
 RING = 4

@@ -6,9 +6,8 @@ twice. Torch-free and synchronous; page numbers are all it knows of the pool.
 
 from __future__ import annotations
 
-from baton.cache.pages import PageAllocator
-
 from baton.cache.base import PrefixCache
+from baton.cache.pages import PageAllocator
 from baton.engine.sequence import Sequence
 
 

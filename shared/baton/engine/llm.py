@@ -14,15 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
-from baton.tokens.identity import page_identities, root_salt
-from baton.tokens.tokenizer import Tokenizer
-
 from baton.core.errors import BatonError, InvalidField, UnsupportedModel
 from baton.core.types import Finish, Request, SamplingParams, TokenLogprob
 from baton.engine.config import EngineConfig
 from baton.engine.transcript import Delta, Transcript
 from baton.engine.worker import Progress, Worker
 from baton.protocol.engine import EngineFacts, Update
+from baton.tokens.identity import page_identities, root_salt
+from baton.tokens.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 T = TypeVar("T")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from baton.model.decoder import Decoder
 from torch import Tensor
 
 from baton.attention.base import Attention, HostShape, Spans
@@ -22,6 +21,7 @@ from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome
 from baton.engine.flight import Flight
 from baton.engine.upload import Upload
+from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.rows import Need, SamplingRows
 from baton.sampling.sampler import Picked, Places, Sampler, entries, score

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from baton.tokens.identity import extend_identities
-
 from baton.cache.base import Prefix
 from baton.core.types import Finish, Request, TokenLogprob
+from baton.tokens.identity import extend_identities
 
 
 class Stage(Enum):

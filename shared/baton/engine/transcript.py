@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from baton.tokens.detokenize import Detokenizer, detokenizer
-from baton.tokens.stop import StopStrings
-from baton.tokens.tokenizer import Tokenizer
-
 from baton.core.errors import BatonError, Failed, InvalidField, InvalidRequest, PromptTooLong, QueueFull
 from baton.core.types import Finish, SamplingParams, TokenLogprob
 from baton.protocol.engine import Update
+from baton.tokens.detokenize import Detokenizer, detokenizer
+from baton.tokens.stop import StopStrings
+from baton.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

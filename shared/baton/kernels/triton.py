@@ -70,7 +70,7 @@ class TritonKernels:
         if rows:
             block = min(1024, power(width))
             silu_mul_rows[(rows * triton.cdiv(width, block),)](
-                gate_up, out, I=width, BLOCK=block, PDL=self._pdl, num_warps=4, **self._launch
+                gate_up, out, INNER=width, BLOCK=block, PDL=self._pdl, num_warps=4, **self._launch
             )
         return out
 
@@ -113,9 +113,9 @@ class TritonKernels:
         m, n, k, warps, stages = expert_blocks(pairs, count, x.dtype)
         limit = pairs // m + min(count, pairs)
         bins = max(MIN_BINS, power(count))
-        on = {"dtype": torch.int32, "device": x.device}
-        order, cursors = torch.empty(pairs, **on), torch.empty(bins, **on)
-        tiles, total = torch.empty((3, limit), **on), torch.empty(1, **on)
+        order, cursors, tiles, total = (
+            torch.empty(size, dtype=torch.int32, device=x.device) for size in (pairs, bins, (3, limit), 1)
+        )
         route[(1,)](
             chosen, order, cursors, tiles, total, pairs, limit,
             BINS=bins, BLOCK_M=m, CHUNK=1024, PDL=self._pdl, num_warps=8, **self._launch,
@@ -124,7 +124,7 @@ class TritonKernels:
         results = torch.empty((pairs, hidden), dtype=x.dtype, device=x.device)
         precision = "ieee" if x.dtype == torch.float32 else "tf32"
         shape = {
-            "H": hidden, "I": inner, "BLOCK_M": m, "BLOCK_K": k, "PRECISION": precision, "PDL": self._pdl,
+            "H": hidden, "INNER": inner, "BLOCK_M": m, "BLOCK_K": k, "PRECISION": precision, "PDL": self._pdl,
             "num_warps": warps, "num_stages": stages, **self._launch,
         }  # fmt: skip
         expert_gate_up[(limit * triton.cdiv(inner, n),)](

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Triton kernels of the mixture of experts: sort by expert, two grouped matrix products, weighted sum.
 
 Launched by `kernels.triton` alone. A pair is one (token, choice of an expert): pair p belongs to token
@@ -103,22 +103,18 @@ def _tile(tiles, limit, columns: tl.constexpr):
     """This program's expert, first row, end row and block of columns."""
     tile = tl.program_id(0) // columns
     expert = tl.load(tiles + tile).to(tl.int64)
-    return (
-        expert,
-        tl.load(tiles + limit + tile),
-        tl.load(tiles + 2 * limit + tile),
-        tl.program_id(0) % columns,
-    )
+    first = tl.load(tiles + limit + tile)
+    return expert, first, tl.load(tiles + 2 * limit + tile), tl.program_id(0) % columns
 
 
 @triton.jit(do_not_specialize=["limit"])
 def expert_gate_up(
     x, weights, out, order, tiles, total, limit,
-    CHOICES: tl.constexpr, H: tl.constexpr, I: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    CHOICES: tl.constexpr, H: tl.constexpr, INNER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out [pairs, I], in sorted order: silu(x @ gate.T) * (x @ up.T)."""
-    columns: tl.constexpr = (I + BLOCK_N - 1) // BLOCK_N
+    """out [pairs, INNER], in sorted order: silu(x @ gate.T) * (x @ up.T)."""
+    columns: tl.constexpr = (INNER + BLOCK_N - 1) // BLOCK_N
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -130,21 +126,21 @@ def expert_gate_up(
         token = tl.load(order + row, mask=row < end, other=0) // CHOICES
         # Rows and columns beyond the end read what exists and are dropped by the store: no masks in the loop.
         a = x + token.to(tl.int64)[:, None] * H + k[None, :]
-        b = weights + expert * (2 * I * H) + tl.minimum(column, I - 1)[None, :] * H + k[:, None]
-        gate, up = _product_pair(a, b, b + I * H, H, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+        b = weights + expert * (2 * INNER * H) + tl.minimum(column, INNER - 1)[None, :] * H + k[:, None]
+        gate, up = _product_pair(a, b, b + INNER * H, H, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
         dtype: tl.constexpr = out.dtype.element_ty
         active = silu(gate.to(dtype).to(tl.float32)).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
-        at = row.to(tl.int64)[:, None] * I + column[None, :]
-        tl.store(out + at, active.to(dtype), mask=(row < end)[:, None] & (column < I)[None, :])
+        at = row.to(tl.int64)[:, None] * INNER + column[None, :]
+        tl.store(out + at, active.to(dtype), mask=(row < end)[:, None] & (column < INNER)[None, :])
 
 
 @triton.jit(do_not_specialize=["limit"])
 def expert_down(
     x, weights, out, order, tiles, total, limit,
-    H: tl.constexpr, I: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    H: tl.constexpr, INNER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """x [pairs, I] in sorted order → out [pairs, H] in the pairs' own order."""
+    """x [pairs, INNER] in sorted order → out [pairs, H] in the pairs' own order."""
     columns: tl.constexpr = (H + BLOCK_N - 1) // BLOCK_N
     if PDL:
         gdc_wait()
@@ -154,9 +150,9 @@ def expert_down(
         row = first + tl.arange(0, BLOCK_M)
         column = block * BLOCK_N + tl.arange(0, BLOCK_N)
         k = tl.arange(0, BLOCK_K)
-        a = x + tl.minimum(row, end - 1).to(tl.int64)[:, None] * I + k[None, :]
-        b = weights + expert * (H * I) + tl.minimum(column, H - 1)[None, :] * I + k[:, None]
-        sums = _product(a, b, I, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+        a = x + tl.minimum(row, end - 1).to(tl.int64)[:, None] * INNER + k[None, :]
+        b = weights + expert * (H * INNER) + tl.minimum(column, H - 1)[None, :] * INNER + k[:, None]
+        sums = _product(a, b, INNER, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
         pair = tl.load(order + row, mask=row < end, other=0).to(tl.int64)
         at = pair[:, None] * H + column[None, :]
         tl.store(out + at, sums.to(out.dtype.element_ty), mask=(row < end)[:, None] & (column < H)[None, :])

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """The Triton kernel between the QKV projection and attention: QK-norm, rope, and the write into the pool.
 
 Launched by `kernels.triton` alone. qkv is read once; q is written out, k and v go to the page and slot that

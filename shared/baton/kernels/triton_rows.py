@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Triton kernels that go over rows: RMS norm, add with RMS norm, SiLU with product.
 
 Launched by `kernels.triton` alone, which owns shapes and launch options. Each reads its inputs once and
@@ -63,15 +63,15 @@ def silu(x):
 
 
 @triton.jit
-def silu_mul_rows(gate_up, out, I: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    blocks: tl.constexpr = (I + BLOCK - 1) // BLOCK
+def silu_mul_rows(gate_up, out, INNER: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    blocks: tl.constexpr = (INNER + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // blocks).to(tl.int64)
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < I
+    inside = column < INNER
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
-    gate = tl.load(gate_up + row * 2 * I + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * I + I + column, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_up + row * 2 * INNER + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * INNER + INNER + column, mask=inside, other=0.0).to(tl.float32)
     rounded = silu(gate).to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * I + column, (rounded * up).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * INNER + column, (rounded * up).to(out.dtype.element_ty), mask=inside)

@@ -1,4 +1,4 @@
-# mypy: disallow-untyped-defs=False, disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Choosing one token per row in one read of the logits, on CUDA.
 
 `sample` is called by the sampler once a step, after whatever filters and penalties apply. It computes

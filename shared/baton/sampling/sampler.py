@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from baton.sampling.noise import gumbel
 from torch import Tensor
 
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
 from baton.sampling.fresh import Ints
+from baton.sampling.noise import gumbel
 from baton.sampling.rows import Need, SamplingRows
 
 
