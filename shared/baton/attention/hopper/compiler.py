@@ -1,0 +1,98 @@
+"""Turns decode.cu into a cubin for one head shape, once per machine.
+
+`HopperDecode` calls it while the engine starts. The result is kept in a cache directory under a name that
+hashes the sources and flags, so a changed source never meets an old binary; an image may ship that
+directory filled and then needs no nvcc. It must never run while requests are served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from baton.core.errors import Misconfigured
+
+SOURCES = Path(__file__).parent
+"""Holds decode.cu and the headers it includes."""
+
+TARGET = "-gencode=arch=compute_90a,code=sm_90a"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Choices that change speed and never results; the defaults are the measured best."""
+
+    warps: int = 8
+    """Streams of a multiprocessor."""
+    stages: int = 3
+    """Tiles that one warp keeps on their way."""
+    overhead: int = 1
+    """What starting and ending a (sequence, head) pair costs, in tiles read."""
+    least: int = 4
+    """Tiles below which splitting a small step further does not pay."""
+    split: bool = False
+    """Stage the two halves of head_dim apart rather than as they lie in memory."""
+
+
+def cache_directory() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "baton" / "kernels"
+
+
+def find_nvcc() -> str | None:
+    for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if home and os.access(found := Path(home) / "bin" / "nvcc", os.X_OK):
+            return str(found)
+    return shutil.which("nvcc")
+
+
+def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
+    macros = {
+        "HEAD_DIM": head_dim,
+        "GROUP": group,
+        "WARPS": tuning.warps,
+        "STAGES": tuning.stages,
+        "OVERHEAD": tuning.overhead,
+        "LEAST": tuning.least,
+        "SPLIT": int(tuning.split),
+    }
+    return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
+
+
+def cubin_path(head_dim: int, group: int, tuning: Tuning) -> Path:
+    """Where this shape's binary is, or would be."""
+    digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning)).encode())
+    for source in [*sorted(SOURCES.glob("*.h")), SOURCES / "decode.cu"]:
+        digest.update(source.read_bytes())
+    return cache_directory() / f"decode-{head_dim}-{group}-{digest.hexdigest()[:16]}.cubin"
+
+
+def build(head_dim: int, group: int, tuning: Tuning) -> bytes:
+    """The cubin, from the cache or compiled into it. Ranks may race: each writes its own file and renames."""
+    path = cubin_path(head_dim, group, tuning)
+    if path.exists():
+        return path.read_bytes()
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise Misconfigured(f"the decode kernel needs nvcc (CUDA 12.3 or later) or a built {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / "decode.cubin"
+        command = [
+            nvcc,
+            *_flags(head_dim, group, tuning),
+            "-cubin",
+            "-o",
+            str(made),
+            str(SOURCES / "decode.cu"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Misconfigured(f"nvcc could not compile the decode kernel: {done.stderr[-2000:]}")
+        made.replace(path)
+    return path.read_bytes()

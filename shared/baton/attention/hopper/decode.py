@@ -1,0 +1,199 @@
+"""Decode attention over the pool with decode.cu: one launch a layer, capturable in a graph.
+
+The engine's attention hands it the steps (or the part of a step) in which every span is one new token.
+It owns its scratch memory, so two launches of one object must be ordered on one stream. It reads
+`lengths`, `rows` and `table` on the device alone and must never look at `spans.host`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from baton.attention.base import Spans
+from baton.attention.hopper.compiler import Tuning, build, cubin_path, find_nvcc
+from baton.attention.hopper.driver import Kernel, TensorMap, describe
+from baton.core.errors import Misconfigured
+
+_TILE = 16  # tokens; shares.h
+_MAX_GROUP = 16
+_MAX_BATCH = 1024
+_SHARED_LIMIT = 227 * 1024  # bytes of one block, compute capability 9.0
+
+
+class _Step(ctypes.Structure):
+    """decode.cu's Step, field by field."""
+
+    _fields_ = [
+        ("q", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("peaks", ctypes.c_void_p),
+        ("arrived", ctypes.c_void_p),
+        ("q_stride", ctypes.c_int),
+        ("batch", ctypes.c_int),
+        ("kv_heads", ctypes.c_int),
+        ("layers", ctypes.c_int),
+        ("layer", ctypes.c_int),
+        ("table_stride", ctypes.c_int),
+        ("page_tiles", ctypes.c_int),
+        ("window", ctypes.c_int),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class HopperDecode:
+    """`Attention` for spans without prefills. Equal inputs give equal bits, whatever the timing."""
+
+    def __init__(
+        self,
+        pool: Tensor,
+        heads: int,
+        kv_heads: int,
+        scale: float,
+        max_batch: int,
+        window: int | None = None,
+        tuning: Tuning | None = None,
+        overlap: bool = True,
+    ) -> None:
+        """`pool` [page, kv_head, layer, k_or_v, slot, head_dim] keeps its address. `overlap`: a launch
+        may begin while the kernel before it ends; it waits before it touches q, the pool or its scratch."""
+        reason = self.supported(pool, heads, kv_heads, max_batch, tuning)
+        if reason is not None:
+            raise Misconfigured(f"the Hopper decode kernel does not serve this: {reason}")
+        tuning = tuning or default_tuning(pool.shape[-1])
+        self._pool, self._heads, self._kv_heads, self._max_batch = pool, heads, kv_heads, max_batch
+        self._head_dim, self._layers = pool.shape[-1], pool.shape[2]
+        group = heads // kv_heads
+        grid = torch.cuda.get_device_properties(pool.device).multi_processor_count
+        warps = grid * tuning.warps
+
+        def scratch(dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=pool.device)
+
+        self._sums = scratch(torch.float32, 2 * warps, group, self._head_dim)
+        self._peaks = scratch(torch.float32, 2 * warps, group, 2)
+        self._arrived = scratch(torch.int32, max_batch * kv_heads)
+        self._map = _describe_pool(pool, tuning.split)
+        cubin = build(self._head_dim, group, tuning)
+        shared = _shared_bytes(self._head_dim, max_batch, tuning)
+        with torch.cuda.device(pool.device):
+            self._kernel = Kernel(cubin, "decode", grid, tuning.warps * 32, shared, overlap)
+        self._step = _Step(
+            sums=self._sums.data_ptr(),
+            peaks=self._peaks.data_ptr(),
+            arrived=self._arrived.data_ptr(),
+            kv_heads=kv_heads,
+            layers=self._layers,
+            page_tiles=pool.shape[4] // _TILE,
+            window=window or 0,
+            scale=scale * math.log2(math.e),
+        )
+
+    @staticmethod
+    def supported(
+        pool: Tensor, heads: int, kv_heads: int, max_batch: int = 1, tuning: Tuning | None = None
+    ) -> str | None:
+        """Why this shape or machine cannot be served, or None. Cheap; compiles nothing."""
+        if (reason := _unfit_shape(pool, heads, kv_heads, max_batch, tuning)) is not None:
+            return reason
+        if not pool.is_cuda:
+            return "the pool is not in GPU memory"
+        if torch.cuda.get_device_capability(pool.device) != (9, 0):
+            return "the GPU is not compute capability 9.0"
+        chosen = tuning or default_tuning(pool.shape[-1])
+        if find_nvcc() is None and not cubin_path(pool.shape[-1], heads // kv_heads, chosen).exists():
+            return "nvcc was not found and no built kernel is in the cache"
+        return None
+
+    def plan(self, spans: Spans) -> None:
+        """Nothing to do: the kernel divides the work itself."""
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+        assert spans.prefills == 0, "decode attention was given a prefill"
+        return self.decode(q, layer, spans.table, spans.rows, spans.lengths)
+
+    def decode(
+        self, q: Tensor, layer: int, table: Tensor, rows: Tensor, lengths: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """q [B, heads, head_dim] → [B, heads * head_dim]; sequence i has `lengths[i]` tokens in the pages
+        `table[rows[i]]`. A length of 0 yields zeros and reads no page."""
+        batch = q.shape[0]
+        if out is None:
+            out = torch.empty((batch, self._heads * self._head_dim), dtype=q.dtype, device=q.device)
+        self._check(q, layer, table, rows, lengths, out)
+        if batch == 0:
+            return out
+        step = self._step
+        step.q, step.out = q.data_ptr(), out.data_ptr()
+        step.table, step.rows, step.lengths = table.data_ptr(), rows.data_ptr(), lengths.data_ptr()
+        step.q_stride, step.batch, step.layer, step.table_stride = q.stride(0), batch, layer, table.stride(0)
+        self._kernel.launch(torch.cuda.current_stream(q.device).cuda_stream, self._map, step)
+        return out
+
+    def _check(
+        self, q: Tensor, layer: int, table: Tensor, rows: Tensor, lengths: Tensor, out: Tensor
+    ) -> None:
+        batch = q.shape[0]
+        assert batch <= self._max_batch, f"batch {batch} exceeds max_batch {self._max_batch}"
+        assert 0 <= layer < self._layers, f"no layer {layer}"
+        assert q.shape[1:] == (self._heads, self._head_dim) and q.dtype == torch.bfloat16
+        assert q.stride()[1:] == (self._head_dim, 1) and q.stride(0) % 2 == 0 and q.data_ptr() % 4 == 0
+        assert out.is_contiguous() and out.dtype == q.dtype and out.numel() == q.numel()
+        assert table.dtype == rows.dtype == lengths.dtype == torch.int32
+        assert table.stride(1) == 1 and rows.shape == lengths.shape == (batch,)
+        assert rows.is_contiguous() and lengths.is_contiguous()
+
+
+def default_tuning(head_dim: int) -> Tuning:
+    return Tuning() if head_dim == 128 else Tuning(stages=6)
+
+
+def _shared_bytes(head_dim: int, max_batch: int, tuning: Tuning) -> int:
+    """Ring, its alignment to 1024, barriers, and the batch's prefix sums, lengths and rows."""
+    copies = tuning.warps * tuning.stages
+    return 1024 + copies * (4 * _TILE * head_dim + 8) + 4 * (3 * max_batch + 1)
+
+
+def _unfit_shape(
+    pool: Tensor, heads: int, kv_heads: int, max_batch: int, tuning: Tuning | None
+) -> str | None:
+    if pool.dim() != 6 or pool.shape[1] != kv_heads or pool.shape[3] != 2 or not pool.is_contiguous():
+        return f"the pool is not a contiguous [page, {kv_heads}, layer, 2, slot, head_dim]"
+    pages, _, layers, _, page_size, head_dim = pool.shape
+    if pool.dtype != torch.bfloat16:
+        return f"the pool holds {pool.dtype}, not bfloat16"
+    if head_dim not in (64, 128):
+        return f"head_dim is {head_dim}, not 64 or 128"
+    if page_size % _TILE != 0:
+        return f"the page size {page_size} is no multiple of {_TILE}"
+    if heads % kv_heads != 0 or heads // kv_heads > _MAX_GROUP:
+        return f"{heads} query heads over {kv_heads} KV heads is no whole ratio up to {_MAX_GROUP}"
+    if pages * kv_heads * layers * 2 >= 2**31:
+        return "the pool has too many planes to number in 32 bits"
+    if max_batch > _MAX_BATCH:
+        return f"max_batch {max_batch} is over {_MAX_BATCH}"
+    if _shared_bytes(head_dim, max_batch, tuning or default_tuning(head_dim)) + 256 > _SHARED_LIMIT:
+        return "the ring does not fit into shared memory"
+    return None
+
+
+def _describe_pool(pool: Tensor, split: bool) -> TensorMap:
+    """The pool as 128-byte rows: one copy fetches a tile's K and V of one (page, head, layer)."""
+    pages, kv_heads, layers, _, page_size, head_dim = pool.shape
+    planes, plane_bytes, halves = pages * kv_heads * layers * 2, page_size * head_dim * 2, head_dim // 64
+    if split:
+        return describe(
+            pool.data_ptr(),
+            (64, page_size, halves, planes),
+            (head_dim * 2, 128, plane_bytes),
+            (64, _TILE, halves, 2),
+        )
+    rows = page_size * halves
+    return describe(pool.data_ptr(), (64, rows, planes), (128, plane_bytes), (64, _TILE * halves, 2))
