@@ -29,14 +29,12 @@ class Tuning:
 
     warps: int = 8
     """Streams of a multiprocessor."""
-    stages: int = 3
+    stages: int = 2
     """Tiles that one warp keeps on their way."""
-    overhead: int = 1
+    overhead: int = 2
     """What starting and ending a (sequence, head) pair costs, in tiles read."""
     least: int = 4
     """Tiles below which splitting a small step further does not pay."""
-    split: bool = False
-    """Stage the two halves of head_dim apart rather than as they lie in memory."""
 
 
 def cache_directory() -> Path:
@@ -59,7 +57,6 @@ def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
         "STAGES": tuning.stages,
         "OVERHEAD": tuning.overhead,
         "LEAST": tuning.least,
-        "SPLIT": int(tuning.split),
     }
     return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 

@@ -2,14 +2,16 @@
 //
 // Each warp is a stream of its own: it owns a piece of the line of tiles (shares.h), keeps STAGES tiles
 // on their way from memory with the tensor copy engine, and folds each into a running softmax. Nothing
-// in the loop waits for another warp. A pair (sequence, KV head) that several warps share is put together
-// by the one that finishes last, in a fixed order, so equal inputs give equal bits.
+// in the loop waits for another warp. A pair (sequence, KV head) may be shared by several warps. Its first
+// owner comes to it last, when the others mostly have left their parts, and puts the parts together in a
+// fixed order, so equal inputs give equal bits. It waits for parts still to come: every block must be
+// resident, which one block a multiprocessor is, and nobody waits before leaving its own part.
 //
 // A tile of 16 keys is the M side of m16n8k16 and the pair's query heads the N side: S^T = K Q^T, then
 // O^T = V^T P^T. In fragments below, `row = lane / 4` and `pair = lane % 4` (the PTX manual's groupID
 // and threadID_in_group): a lane holds result columns 2 * pair and 2 * pair + 1, which are query heads.
 //
-// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DWARPS -DSTAGES -DOVERHEAD -DLEAST -DSPLIT.
+// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DWARPS -DSTAGES -DOVERHEAD -DLEAST.
 #include <stdint.h>
 
 #include "shares.h"
@@ -19,12 +21,13 @@ using namespace baton;
 constexpr int THREADS = WARPS * 32;
 constexpr int COLUMNS = (GROUP + 7) / 8;             // 8-wide tiles of query heads
 constexpr int CHUNKS = HEAD_DIM / 16;                // 16-wide tiles of head_dim
-[[maybe_unused]] constexpr int HALVES = HEAD_DIM / 64;  // 128-byte rows in one slot of K or V
 constexpr int KEYS_BYTES = TILE * HEAD_DIM * 2;
 constexpr int STAGE_BYTES = 2 * KEYS_BYTES;          // K, then V
 constexpr int LANE_DIMS = HEAD_DIM / 32;
 constexpr unsigned ALL = 0xffffffffu;
 constexpr uint64_t READ_ONCE = 0x12F0000000000000;   // L2 policy: evict first
+constexpr uint32_t ABSENT = 0xffffffffu;             // what a part's words hold between launches: a NaN never stored
+constexpr int MERGED = GROUP > 8 ? 1 : 16 / GROUP;   // parts read at a time
 
 struct alignas(64) TensorMap {
     uint8_t bytes[128];
@@ -37,9 +40,8 @@ struct Step {
     const int* table;          // [rows, table_stride]
     const int* rows;           // [batch]
     const int* lengths;        // [batch]
-    float* sums;               // [2 * warps, GROUP, HEAD_DIM]: unscaled outputs of shared pairs
-    float2* peaks;             // [2 * warps, GROUP]: their running maximum (log2) and denominator
-    int* arrived;              // [batch * kv_heads]: zero between launches
+    float* sums;               // [warps, GROUP, HEAD_DIM]: unscaled outputs of shared pairs' later parts
+    float* peaks;              // [warps, GROUP, 2]: their running maximum (log2) and denominator
     int q_stride, batch, kv_heads, layers, layer, table_stride, page_tiles, window;
     float scale;               // softmax scale * log2(e)
 };
@@ -71,29 +73,18 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
 
 // One tile's K and V: `plane` counts (page, head, layer, K or V), `slot` is the tile's first in its page.
 __device__ __forceinline__ void copy_tile(const TensorMap& pool, uint32_t stage, uint32_t barrier, int slot, int plane) {
-#if SPLIT
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%2, %3, %2, %4}], [%5], %6;" ::"r"(stage), "l"(&pool), "r"(0), "r"(slot), "r"(plane),
         "r"(barrier), "l"(READ_ONCE)
         : "memory");
-#else
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
-        " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(stage), "l"(&pool), "r"(0), "r"(slot * HALVES), "r"(plane),
-        "r"(barrier), "l"(READ_ONCE)
-        : "memory");
-#endif
 }
 
-// Where a lane reads 16 bytes (8 dims, number `chunk`) of `slot` in a staged K or V. Rows are 128 bytes and
-// the copy engine has exchanged their 16-byte pieces by the row's last three bits.
+// Where a lane reads 16 bytes (8 dims, number `chunk`) of `slot` in a staged K or V. Rows are 128 bytes, one
+// half of head_dim after the other, and the copy engine has exchanged their 16-byte pieces by the row's last
+// three bits: eight neighbouring slots meet no bank twice.
 __device__ __forceinline__ uint32_t piece(uint32_t keys, int slot, int chunk) {
-#if SPLIT
-    int row = (chunk >> 3) * TILE + slot;
-#else
-    int row = slot * HALVES + (chunk >> 3);
-#endif
+    const int row = (chunk >> 3) * TILE + slot;
     return keys + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
 }
 
@@ -149,17 +140,39 @@ __device__ __forceinline__ float rows_sum(float x) {
     return x + __shfl_xor_sync(ALL, x, 16);
 }
 
-__device__ __forceinline__ float lanes_max(float x) {
-    x = rows_max(x);
-    x = fmaxf(x, __shfl_xor_sync(ALL, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL, x, 2));
+// A part's words say themselves whether they are there: no fence, no counter.
+__device__ __forceinline__ void store_part(float* to, float x) {
+    const uint32_t bits = __float_as_uint(x) == ABSENT ? 0x7fffffffu : __float_as_uint(x);
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
 }
 
-__device__ __forceinline__ float lanes_sum(float x) {
-    x = rows_sum(x);
-    x += __shfl_xor_sync(ALL, x, 1);
-    return x + __shfl_xor_sync(ALL, x, 2);
-}
+template <int N>
+struct Words {
+    uint32_t x[N];
+
+    __device__ __forceinline__ void read(const float* from) {
+        if constexpr (N == 4)
+            asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                         : "l"(from)
+                         : "memory");
+        else
+            asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "l"(from) : "memory");
+    }
+    __device__ __forceinline__ static void clear(float* at) {
+        if constexpr (N == 4)
+            asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %1, %1, %1};" ::"l"(at), "r"(ABSENT) : "memory");
+        else
+            asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %1};" ::"l"(at), "r"(ABSENT) : "memory");
+    }
+    __device__ __forceinline__ bool absent() const {
+        bool any = false;
+#pragma unroll
+        for (int i = 0; i < N; ++i) any |= x[i] == ABSENT;
+        return any;
+    }
+    __device__ __forceinline__ float operator[](int i) const { return __uint_as_float(x[i]); }
+};
 
 // The batch as the prologue leaves it in shared memory.
 struct Batch {
@@ -345,7 +358,7 @@ struct Running {
         }
     }
 
-    // The whole pair was this warp's: the result itself.
+    // The whole pair was this warp's: writes the result itself.
     __device__ __forceinline__ void store(const Step& step, const Segment& segment, int lane) {
         const int row = lane >> 2, pair = lane & 3;
 #pragma unroll
@@ -363,8 +376,9 @@ struct Running {
         }
     }
 
-    // Only part of the pair was: leave it where the last to finish will find it.
-    __device__ __forceinline__ void leave(const Step& step, int place, int lane) {
+    // Hands (query head, dim or -1 for maximum and denominator, value) of this lane's share to `put`.
+    template <class Put>
+    __device__ __forceinline__ void spread(int lane, Put put) {
         const int row = lane >> 2, pair = lane & 3;
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n)
@@ -373,96 +387,99 @@ struct Running {
                 const float all = rows_sum(total[n][k]);
                 const int query = n * 8 + pair * 2 + k;
                 if (query >= GROUP) continue;
-                if (row == 0) step.peaks[place * GROUP + query] = make_float2(peak[n][k], all);
-                float* to = step.sums + (static_cast<int64_t>(place) * GROUP + query) * HEAD_DIM + row;
+                if (row == 0) put.peak(query, peak[n][k], all);
 #pragma unroll
                 for (int i = 0; i < CHUNKS; ++i) {
-                    to[i * 16] = out[n][i][k];
-                    to[i * 16 + 8] = out[n][i][k + 2];
+                    put.sum(query, i * 16 + row, out[n][i][k]);
+                    put.sum(query, i * 16 + row + 8, out[n][i][k + 2]);
                 }
             }
     }
 };
 
-template <int N>
-struct alignas(N * 4) Dims {
-    float x[N];
+// Leaves a part for the pair's first owner.
+struct Leave {
+    float *sums, *peaks;
+
+    __device__ __forceinline__ Leave(const Step& step, int owner)
+        : sums(step.sums + static_cast<int64_t>(owner) * GROUP * HEAD_DIM), peaks(step.peaks + owner * GROUP * 2) {}
+    __device__ __forceinline__ void peak(int query, float peak, float total) {
+        store_part(peaks + query * 2, peak);
+        store_part(peaks + query * 2 + 1, total);
+    }
+    __device__ __forceinline__ void sum(int query, int dim, float x) { store_part(sums + query * HEAD_DIM + dim, x); }
 };
 
-__device__ __forceinline__ Dims<LANE_DIMS> read_dims(const float* from) {
-    Dims<LANE_DIMS> d;
-    if constexpr (LANE_DIMS == 4) {
-        const float4 v = __ldcg(reinterpret_cast<const float4*>(from));
-        d.x[0] = v.x, d.x[1] = v.y, d.x[2] = v.z, d.x[3] = v.w;
-    } else {
-        const float2 v = __ldcg(reinterpret_cast<const float2*>(from));
-        d.x[0] = v.x, d.x[1] = v.y;
-    }
-    return d;
-}
+// Lays the first owner's own part out by rows, in its ring, which is empty at the end of its stream.
+struct Keep {
+    float *sums, *peaks;
 
-// A shared pair's parts, in the order of its owners, into the result. One warp; 32 parts at a time.
-__device__ __forceinline__ void merge(const Step& step, const Segment& segment, const Owners& owners, int lane) {
-    float peak[GROUP], total[GROUP], out[GROUP][LANE_DIMS];
-#pragma unroll
-    for (int g = 0; g < GROUP; ++g) {
-        peak[g] = -INFINITY, total[g] = 0;
-#pragma unroll
-        for (int d = 0; d < LANE_DIMS; ++d) out[g][d] = 0;
+    __device__ __forceinline__ void peak(int query, float peak, float total) {
+        peaks[query * 2] = peak;
+        peaks[query * 2 + 1] = total;
     }
-    for (int begin = 0; begin < owners.count; begin += 32) {
-        const int part = begin + lane;
-        const int place = 2 * (owners.first + part) + (part == 0 ? 1 : 0);
-        float weight[GROUP];
-        float2 found[GROUP];
-#pragma unroll
-        for (int g = 0; g < GROUP; ++g)
-            found[g] = part < owners.count ? __ldcg(step.peaks + place * GROUP + g) : make_float2(-INFINITY, 0);
+    __device__ __forceinline__ void sum(int query, int dim, float x) { sums[query * HEAD_DIM + dim] = x; }
+};
+
+// A shared pair's parts, in the order of its owners, into the result; a lane holds LANE_DIMS dims of each head.
+struct Merge {
+    float peak[GROUP], total[GROUP], out[GROUP][LANE_DIMS];
+
+    __device__ __forceinline__ void begin(const Keep& own, int lane) {
 #pragma unroll
         for (int g = 0; g < GROUP; ++g) {
-            const float grown = fmaxf(peak[g], lanes_max(found[g].x));
-            const float shrink = exp2_fast(peak[g] - grown);
-            weight[g] = exp2_fast(found[g].x - grown);
-            total[g] = total[g] * shrink + lanes_sum(weight[g] * found[g].y);
-            peak[g] = grown;
+            peak[g] = own.peaks[g * 2];
+            total[g] = own.peaks[g * 2 + 1];
 #pragma unroll
-            for (int d = 0; d < LANE_DIMS; ++d) out[g][d] *= shrink;
-        }
-        const int parts = least_of(32, owners.count - begin);
-#pragma unroll 4
-        for (int i = 0; i < parts; ++i) {
-            const float* from = step.sums + static_cast<int64_t>(__shfl_sync(ALL, place, i)) * GROUP * HEAD_DIM + lane * LANE_DIMS;
-#pragma unroll
-            for (int g = 0; g < GROUP; ++g) {
-                const Dims<LANE_DIMS> dims = read_dims(from + g * HEAD_DIM);
-                const float w = __shfl_sync(ALL, weight[g], i);
-#pragma unroll
-                for (int d = 0; d < LANE_DIMS; ++d) out[g][d] += w * dims.x[d];
-            }
+            for (int d = 0; d < LANE_DIMS; ++d) out[g][d] = own.sums[g * HEAD_DIM + lane * LANE_DIMS + d];
         }
     }
-    uint16_t* to = step.out + (static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head) * GROUP * HEAD_DIM + lane * LANE_DIMS;
-#pragma unroll
-    for (int g = 0; g < GROUP; ++g) {
-        const float scale = 1 / total[g];
-#pragma unroll
-        for (int d = 0; d < LANE_DIMS; d += 2)
-            *reinterpret_cast<uint32_t*>(to + g * HEAD_DIM + d) = pack(out[g][d] * scale, out[g][d + 1] * scale);
-    }
-}
 
-// Counts this warp in; the last owner merges and leaves the counter at zero for the next launch.
-__device__ __forceinline__ void finish_shared(const Step& step, const Segment& segment, const Owners& owners, int lane) {
-    int* arrived = step.arrived + segment.seq * step.kv_heads + segment.head;
-    __threadfence();
-    __syncwarp();
-    int before = 0;
-    if (lane == 0) before = atomicAdd(arrived, 1);
-    if (__shfl_sync(ALL, before, 0) != owners.count - 1) return;
-    __threadfence();
-    merge(step, segment, owners, lane);
-    if (lane == 0) *arrived = 0;
-}
+    // Up to MERGED parts, those that warps [first, end) leave, as soon as they are there; then forgets them.
+    __device__ __forceinline__ void add(const Step& step, int first, int end, int lane) {
+        float* sums = step.sums + static_cast<int64_t>(first) * GROUP * HEAD_DIM + lane * LANE_DIMS;
+        float* peaks = step.peaks + first * GROUP * 2;
+        Words<LANE_DIMS> dims[MERGED * GROUP];
+        Words<2> weight[MERGED * GROUP];
+        bool absent;
+        do {
+            absent = false;
+#pragma unroll
+            for (int i = 0; i < MERGED * GROUP; ++i) {
+                if (first + i / GROUP >= end) continue;
+                weight[i].read(peaks + i * 2);
+                dims[i].read(sums + i * HEAD_DIM);
+            }
+#pragma unroll
+            for (int i = 0; i < MERGED * GROUP; ++i)
+                if (first + i / GROUP < end) absent |= weight[i].absent() || dims[i].absent();
+        } while (__any_sync(ALL, absent));
+#pragma unroll
+        for (int i = 0; i < MERGED * GROUP; ++i) {
+            if (first + i / GROUP >= end) continue;
+            Words<LANE_DIMS>::clear(sums + i * HEAD_DIM);
+            if (lane == 0) Words<2>::clear(peaks + i * 2);
+            const int g = i % GROUP;
+            const float grown = fmaxf(peak[g], weight[i][0]);
+            const float mine = exp2_fast(peak[g] - grown), theirs = exp2_fast(weight[i][0] - grown);
+            peak[g] = grown;
+            total[g] = total[g] * mine + weight[i][1] * theirs;
+#pragma unroll
+            for (int d = 0; d < LANE_DIMS; ++d) out[g][d] = out[g][d] * mine + dims[i][d] * theirs;
+        }
+    }
+
+    __device__ __forceinline__ void store(const Step& step, const Segment& segment, int lane) const {
+        uint16_t* to = step.out + (static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head) * GROUP * HEAD_DIM + lane * LANE_DIMS;
+#pragma unroll
+        for (int g = 0; g < GROUP; ++g) {
+            const float scale = 1 / total[g];
+#pragma unroll
+            for (int d = 0; d < LANE_DIMS; d += 2)
+                *reinterpret_cast<uint32_t*>(to + g * HEAD_DIM + d) = pack(out[g][d] * scale, out[g][d + 1] * scale);
+        }
+    }
+};
 
 // Prefix sums of the sequences' costs, their lengths and rows, into shared memory. All threads.
 __device__ __forceinline__ void read_batch(const Step& step, const Batch& batch, int* warp_sums) {
@@ -510,13 +527,12 @@ __device__ __forceinline__ void clear_empty(const Step& step, const Batch& batch
     }
 }
 
-// One warp's whole stream.
-__device__ __forceinline__ void stream(const Step& step, const Batch& batch, const TensorMap& pool, const Division& division,
-                                       int owner, uint32_t ring, uint32_t barriers, int lane) {
-    Walk walk(batch.prefix, step.batch, step.kv_heads, OVERHEAD, division.begin(owner), division.count(owner));
-    Feed feed(step, batch, pool, walk, lane);
+// One warp's whole stream, the first tiles of which `feed` is ready to copy.
+__device__ __forceinline__ void stream(const Step& step, const Batch& batch, const Division& division, Walk walk, Feed& feed,
+                                       int owner, uint8_t* ring, uint32_t barriers, int lane) {
+    const uint32_t stages = shared_address(ring);
 #pragma unroll
-    for (int i = 0; i < STAGES; ++i) feed.copy_next(ring + i * STAGE_BYTES, barriers + i * 8);
+    for (int i = 0; i < STAGES; ++i) feed.copy_next(stages + i * STAGE_BYTES, barriers + i * 8);
     Segment segment, coming;
     Queries q, coming_q;
     bool more = walk.next(coming);
@@ -538,29 +554,39 @@ __device__ __forceinline__ void stream(const Step& step, const Batch& batch, con
         running.clear();
         for (int tile = segment.first; tile < segment.end; ++tile) {
             const int begin = origin + tile * TILE;
-            const uint32_t here = ring + stage * STAGE_BYTES, barrier = barriers + stage * 8;
+            const uint32_t here = stages + stage * STAGE_BYTES, barrier = barriers + stage * 8;
             barrier_wait(barrier, parity);
             running.fold(here, q, step.scale, oldest - begin, length - begin, lane);
             __syncwarp();
             feed.copy_next(here, barrier);
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
-        if (segment.end - segment.first == segment.tiles) {
+        if (segment.first > 0) {
+            running.spread(lane, Leave(step, owner));
+        } else if (segment.end == segment.tiles) {
             running.store(step, segment, lane);
-        } else {
+        } else {  // always a stream's last segment
+            const Keep own{reinterpret_cast<float*>(ring), reinterpret_cast<float*>(ring) + GROUP * HEAD_DIM};
+            running.spread(lane, own);
+            __syncwarp();
             const Owners owners(division, walk, segment);
-            running.leave(step, 2 * owner + (segment.first == 0 ? 1 : 0), lane);
-            finish_shared(step, segment, owners, lane);
+            const int end = owners.first + owners.count;
+            Merge merge;
+            merge.begin(own, lane);
+            for (int part = owner + 1; part < end; part += MERGED) merge.add(step, part, end, lane);
+            merge.store(step, segment, lane);
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ TensorMap pool, const Step step) {
+    // Every block is resident once all have come here, so the next kernel may take what room is left.
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     extern __shared__ uint8_t memory[];
     __shared__ int warp_sums[WARPS];
     // The swizzle counts rows from a multiple of 1024 bytes.
-    const uint32_t ring = (shared_address(memory) + 1023u) & ~1023u;
-    uint8_t* after = memory + (ring - shared_address(memory)) + WARPS * STAGES * STAGE_BYTES;
+    uint8_t* rings = memory + (-shared_address(memory) & 1023u);
+    uint8_t* after = rings + WARPS * STAGES * STAGE_BYTES;
     const uint32_t barriers = shared_address(after);
     Batch batch;
     batch.prefix = reinterpret_cast<int*>(after + WARPS * STAGES * 8);
@@ -573,15 +599,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
     // Lengths, rows and table are written before the step's first kernel: they may be read before the
     // kernel that stored this layer's K and V has ended. Everything else may not.
     read_batch(step, batch, warp_sums);
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    clear_empty(step, batch);
     const int total = batch.prefix[step.batch] * step.kv_heads;
     const Division division(total, WARPS * gridDim.x, LEAST);
     // Neighbouring pieces go to different multiprocessors, so that few pieces still use all of them.
     const int owner = warp * gridDim.x + blockIdx.x;
     if (owner < division.active && total > 0) {
+        const Walk walk(batch.prefix, step.batch, step.kv_heads, OVERHEAD, division.begin(owner), division.count(owner));
+        Feed feed(step, batch, pool, walk, lane);
+        asm volatile("griddepcontrol.wait;" ::: "memory");
         const int first = warp * STAGES;
-        stream(step, batch, pool, division, owner, ring + first * STAGE_BYTES, barriers + first * 8, lane);
+        stream(step, batch, division, walk, feed, owner, rings + first * STAGE_BYTES, barriers + first * 8, lane);
     }
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    clear_empty(step, batch);
 }

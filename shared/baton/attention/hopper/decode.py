@@ -35,7 +35,6 @@ class _Step(ctypes.Structure):
         ("lengths", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
         ("peaks", ctypes.c_void_p),
-        ("arrived", ctypes.c_void_p),
         ("q_stride", ctypes.c_int),
         ("batch", ctypes.c_int),
         ("kv_heads", ctypes.c_int),
@@ -74,21 +73,18 @@ class HopperDecode:
         grid = torch.cuda.get_device_properties(pool.device).multi_processor_count
         warps = grid * tuning.warps
 
-        def scratch(dtype: torch.dtype, *shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=pool.device)
-
-        self._sums = scratch(torch.float32, 2 * warps, group, self._head_dim)
-        self._peaks = scratch(torch.float32, 2 * warps, group, 2)
-        self._arrived = scratch(torch.int32, max_batch * kv_heads)
-        self._map = _describe_pool(pool, tuning.split)
+        # Every word of a part is all ones (a NaN) while the part is absent; the kernel restores that.
+        self._parts = torch.full(
+            (warps, group, self._head_dim + 2), -1, dtype=torch.int32, device=pool.device
+        )
+        self._map = _describe_pool(pool)
         cubin = build(self._head_dim, group, tuning)
         shared = _shared_bytes(self._head_dim, max_batch, tuning)
         with torch.cuda.device(pool.device):
             self._kernel = Kernel(cubin, "decode", grid, tuning.warps * 32, shared, overlap)
         self._step = _Step(
-            sums=self._sums.data_ptr(),
-            peaks=self._peaks.data_ptr(),
-            arrived=self._arrived.data_ptr(),
+            sums=self._parts.data_ptr(),
+            peaks=self._parts.data_ptr() + warps * group * self._head_dim * 4,
             kv_heads=kv_heads,
             layers=self._layers,
             page_tiles=pool.shape[4] // _TILE,
@@ -152,7 +148,7 @@ class HopperDecode:
 
 
 def default_tuning(head_dim: int) -> Tuning:
-    return Tuning() if head_dim == 128 else Tuning(stages=6)
+    return Tuning() if head_dim == 128 else Tuning(stages=4)
 
 
 def _shared_bytes(head_dim: int, max_batch: int, tuning: Tuning) -> int:
@@ -184,16 +180,9 @@ def _unfit_shape(
     return None
 
 
-def _describe_pool(pool: Tensor, split: bool) -> TensorMap:
-    """The pool as 128-byte rows: one copy fetches a tile's K and V of one (page, head, layer)."""
+def _describe_pool(pool: Tensor) -> TensorMap:
+    """(dim of a half, slot, half, plane): one copy fetches a tile's K and V of one (page, head, layer)."""
     pages, kv_heads, layers, _, page_size, head_dim = pool.shape
-    planes, plane_bytes, halves = pages * kv_heads * layers * 2, page_size * head_dim * 2, head_dim // 64
-    if split:
-        return describe(
-            pool.data_ptr(),
-            (64, page_size, halves, planes),
-            (head_dim * 2, 128, plane_bytes),
-            (64, _TILE, halves, 2),
-        )
-    rows = page_size * halves
-    return describe(pool.data_ptr(), (64, rows, planes), (128, plane_bytes), (64, _TILE * halves, 2))
+    planes, halves = pages * kv_heads * layers * 2, head_dim // 64
+    strides = (head_dim * 2, 128, page_size * head_dim * 2)
+    return describe(pool.data_ptr(), (64, page_size, halves, planes), strides, (64, _TILE, halves, 2))
