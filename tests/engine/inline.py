@@ -1,4 +1,4 @@
-"""An engine in this very process: what a rank builds, driven by hand. Fast enough for a matrix of settings."""
+"""An engine in this very process: what a rank builds, driven by hand; fast enough for many settings."""
 
 from __future__ import annotations
 

@@ -103,9 +103,8 @@ def rows() -> None:
             )
     k, x, weight = TritonKernels(), random(64, 1024), random(1024)
     residual = x.clone()
-    print(
-        f"host time of one eager launch: {host_us(partial(k.add_norm, x, residual, weight, 1e-6), 200):.1f} µs"
-    )
+    launch = host_us(partial(k.add_norm, x, residual, weight, 1e-6), 200)
+    print(f"host time of one eager launch: {launch:.1f} µs")
 
 
 def rotate() -> None:

@@ -132,7 +132,7 @@ class FlashInferAttention:
         self._decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
             workspace, "HND", use_tensor_cores=True, backend="fa2"
         )
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._copied = torch.cuda.Event()
         self._prefill_tokens = 0
         self._buffers: _GraphBuffers | None = None
 
@@ -209,7 +209,7 @@ class DecodeGraph:
     def __init__(self, setup: _Setup, buffers: _GraphBuffers, size: int) -> None:
         self._setup, self._buffers, self._size = setup, buffers, size
         self._layers = setup.layers()
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._copied = torch.cuda.Event()
         self._wrapper: flashinfer.BatchDecodeWithPagedKVCacheWrapper | None = None
 
     def __repr__(self) -> str:

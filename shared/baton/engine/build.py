@@ -98,8 +98,9 @@ def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
     """The settings with every automatic choice made."""
     cpu = config.device == "cpu"
     if config.dtype == "auto":
-        half = model.dtype if model.dtype in ("bfloat16", "float16") else "bfloat16"
-        config = replace(config, dtype="float32" if cpu else half)
+        config = replace(
+            config, dtype="float32" if cpu else "float16" if model.dtype == "float16" else "bfloat16"
+        )
     if config.memory_fraction == 0.0:
         config = replace(config, memory_fraction=CPU_SHARE if cpu else GPU_SHARE)
     if config.max_model_len > model.max_model_len:

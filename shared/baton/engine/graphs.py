@@ -9,13 +9,14 @@ else. Everything else a step needs (ids, lengths, sampling parameters) lies on t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from baton.attention.base import Attention, GraphAttention, HostShape, Spans
+from baton.attention.base import Capturable, GraphAttention, HostShape, Spans
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.fused import sample
@@ -36,7 +37,8 @@ class Captured:
     """One batch size: its graph, the attention that plans for it, and where its results appear."""
 
     graph: torch.cuda.CUDAGraph
-    attention: Attention
+    attention: GraphAttention
+    spans: Spans
     logits: Tensor
     """[size, vocab]."""
     tokens: Tensor
@@ -70,7 +72,7 @@ class Inputs:
 
 class DecodeGraphs:
     def __init__(
-        self, decoder: Decoder, attention: GraphAttention, pool: Tensor, table: Tensor, last: Tensor,
+        self, decoder: Decoder, attention: Capturable, pool: Tensor, table: Tensor, last: Tensor,
         sampling: SamplingRows, largest: int,
     ) -> None:  # fmt: skip
         self.decoder = decoder
@@ -97,17 +99,17 @@ class DecodeGraphs:
                 progress(done / len(self.sizes))
         torch.cuda.current_stream().wait_stream(stream)
 
-    def _capture(self, size: int, memory: tuple[int, int] | None) -> Captured:
+    def _capture(self, size: int, memory: Any) -> Captured:
         attention = self.attention.graph(size)
         spans = self._spans(size)
-        attention.plan(self._planned(spans, np.zeros(size, dtype=np.int32)))
+        attention.plan(_with_host(spans, np.zeros(size, dtype=np.int32)))
         for _ in range(2):  # compiles kernels and settles allocations before the capture
             self._step(spans, attention)
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=memory, stream=torch.cuda.current_stream()):
             logits, tokens = self._step(spans, attention)
-        return Captured(graph, attention, logits, tokens)
+        return Captured(graph, attention, spans, logits, tokens)
 
     def _spans(self, size: int) -> Spans:
         """The step's shape over the static buffers; lengths are computed inside the graph."""
@@ -115,16 +117,7 @@ class DecodeGraphs:
         lengths = torch.empty(size, dtype=torch.int32, device=self.pool.device)
         return Spans(self.table, rows, self._starts[: size + 1], lengths, positions, rows, 0, None)
 
-    def _planned(self, spans: Spans, positions: Ints) -> Spans:
-        """The same with the host's numbers, for backends that plan on the host."""
-        lengths = positions + 1
-        spans.lengths.copy_(torch.from_numpy(lengths))
-        host = HostShape((1,) * len(lengths), tuple(lengths.tolist()))
-        return Spans(
-            spans.table, spans.rows, spans.starts, spans.lengths, spans.positions, spans.token_rows, 0, host
-        )
-
-    def _step(self, spans: Spans, attention: Attention) -> tuple[Tensor, Tensor]:
+    def _step(self, spans: Spans, attention: GraphAttention) -> tuple[Tensor, Tensor]:
         size = len(spans.rows)
         changes = self.inputs.buffer[2:5, :size]
         self.table.index_put_((changes[0], changes[1]), changes[2])
@@ -151,8 +144,12 @@ class DecodeGraphs:
         captured = self._captured[size]
         self.inputs.fill(rows, positions, table, size)
         if captured.attention.plans:
-            padded = np.zeros(size, dtype=np.int32)
-            padded[: len(rows)] = positions
-            self._plan(captured, size, padded)
+            captured.attention.plan(_with_host(captured.spans, positions))
         captured.graph.replay()
         return captured.logits[: len(rows)], captured.tokens[: len(rows)]
+
+
+def _with_host(spans: Spans, positions: Ints) -> Spans:
+    """The static step with the host's numbers, for backends that plan on the host."""
+    lengths = tuple((positions + 1).tolist())
+    return replace(spans, host=HostShape((1,) * len(lengths), lengths))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baton.attention.base import Attention, HostShape, Spans
+from baton.attention.base import Attention, Capturable, HostShape, Spans
 from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome
 from baton.engine.flight import Flight
@@ -62,7 +62,7 @@ class Runner:
         self._thread = ThreadPoolExecutor(1, "step") if self.device.type == "cpu" else None
 
     def _capture(self, largest: int, progress: Callable[[float], None]) -> DecodeGraphs | None:
-        if self.device.type != "cuda" or largest == 0:
+        if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
             return None
         from baton.engine.graphs import DecodeGraphs
 

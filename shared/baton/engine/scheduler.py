@@ -143,7 +143,7 @@ class Scheduler:
         return self.limits.prefill_budget or self._pool_tokens
 
     def _prefills(self, budget: int) -> list[Span]:
-        spans = []
+        spans: list[Span] = []
         for sequence in list(self.prefilling):
             if budget <= 0:
                 return spans

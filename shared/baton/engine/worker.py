@@ -69,7 +69,10 @@ class Worker:
     async def start(self) -> None:
         """Start every rank and wait until the engine is ready; raises what kept it from it."""
         self._directory = Path(tempfile.mkdtemp(prefix="baton-"))
-        address = lambda name: f"ipc://{self._directory}/{name}"  # noqa: E731
+
+        def address(name: str) -> str:
+            return f"ipc://{self._directory}/{name}"
+
         self._context = zmq.asyncio.Context()
         self._from_engine = self._context.socket(zmq.PULL)
         self._from_engine.bind(address("front"))

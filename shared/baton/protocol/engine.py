@@ -81,24 +81,24 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fiel
     """Base of every message; its class name is its tag."""
 
 
-class Submit(Message, tag=True):
+class Submit(Message, frozen=True, tag=True):
     request: Request
 
 
-class Abort(Message, tag=True):
+class Abort(Message, frozen=True, tag=True):
     id: str
 
 
-class Stop(Message, tag=True):
+class Stop(Message, frozen=True, tag=True):
     """End the process; what is unfinished is dropped."""
 
 
-class Ready(Message, tag=True):
+class Ready(Message, frozen=True, tag=True):
     version: int
     facts: EngineFacts
 
 
-class Loading(Message, tag=True):
+class Loading(Message, frozen=True, tag=True):
     """Where the start has got to."""
 
     stage: str
@@ -106,12 +106,12 @@ class Loading(Message, tag=True):
     """Share of the stage, 0 to 1."""
 
 
-class News(Message, tag=True):
+class News(Message, frozen=True, tag=True):
     updates: list[Update]
     load: Load
 
 
-class Fault(Message, tag=True):
+class Fault(Message, frozen=True, tag=True):
     """The engine cannot go on; it exits after this."""
 
     rank: int
@@ -130,7 +130,7 @@ class FreshRow(msgspec.Struct, frozen=True):
     last: int
 
 
-class Step(Message, tag=True):
+class Step(Message, frozen=True, tag=True):
     """One batch for the following ranks: the fields of `Batch`, arrays as little-endian int32 bytes."""
 
     step: int

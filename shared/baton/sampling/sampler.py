@@ -73,18 +73,14 @@ class Sampler:
 
     def _bend(self, logits: Tensor, needs: np.ndarray, places: Places) -> None:
         """Add biases; make stops impossible where min_tokens is not reached."""
-        lines: list[int] = []
-        tokens: list[int] = []
-        values: list[float] = []
+        bends: list[tuple[int, int, float]] = []
         for line in np.flatnonzero(needs & (Need.BIAS | Need.FLOOR)).tolist():
             fresh = self.rows.of(int(places.host_rows[line]))
-            for token, bias in fresh.sampling.logit_bias:
-                lines.append(line), tokens.append(token), values.append(bias)
+            bends += [(line, token, bias) for token, bias in fresh.sampling.logit_bias]
             if places.host_positions[line] - fresh.prompt < fresh.sampling.min_tokens:
-                for token in fresh.stops:
-                    if token < logits.shape[-1]:
-                        lines.append(line), tokens.append(token), values.append(float("-inf"))
-        if lines:
+                bends += [(line, token, float("-inf")) for token in fresh.stops if token < logits.shape[-1]]
+        if bends:
+            lines, tokens, values = zip(*bends, strict=True)
             index = torch.tensor([lines, tokens], device=logits.device)
             logits.index_put_(
                 (index[0], index[1]), torch.tensor(values, device=logits.device), accumulate=True

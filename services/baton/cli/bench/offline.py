@@ -23,6 +23,12 @@ from baton.core.types import SamplingParams
 from baton.engine import LLM
 
 WARM_PROMPT = tuple(range(16))
+ENGINE = {
+    "device": str, "dtype": str, "load_format": str, "tensor_parallel": int, "page_size": int, "pages": int,
+    "max_model_len": int, "cache": str, "memory_fraction": float, "attention": str, "max_running": int,
+    "prefill_budget": int, "graph_max_batch": int, "threads": int,
+}  # fmt: skip
+"""The engine's settings that can be given, by their own names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
             "tokens_per_second": work.tokens / seconds,
         }
         print(f"{args.against}: {work.tokens / seconds:,.1f} output tokens/s ({seconds:.2f} s)")
-        print(f"ratio: {best.rate * seconds / work.tokens:.2f}×")
+        print(f"ratio: {best.rate * seconds / work.tokens:.2f}x")
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
     return 0
@@ -87,12 +93,7 @@ def _run(llm: LLM, work: Work, args: argparse.Namespace) -> Run:
 
 
 def _engine_settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = (
-        "device", "dtype", "load_format", "tensor_parallel", "page_size", "pages", "max_model_len", "cache",
-        "memory_fraction", "attention", "max_running", "prefill_budget", "mixed", "overlap", "graph_max_batch",
-        "threads",
-    )  # fmt: skip
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in (*ENGINE, "mixed", "overlap")}
 
 
 def _facts(llm: LLM) -> str:
@@ -108,7 +109,8 @@ def _progress(stage: str, done: float) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="baton bench offline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("baton bench offline", description=__doc__, formatter_class=plain)
     add = parser.add_argument
     add("--model", required=True, help="directory or hub id of a checkpoint")
     add("--num-prompts", type=int, default=256, help="default 256")
@@ -125,12 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--against", choices=sorted(AGAINST), help="run the same work through another engine and compare")
     add("--json", metavar="FILE", help="write settings and figures here")
     engine = parser.add_argument_group("engine", "left out: the engine's defaults")
-    for name, kind in (
-        ("device", str), ("dtype", str), ("load-format", str), ("tensor-parallel", int), ("page-size", int),
-        ("pages", int), ("max-model-len", int), ("cache", str), ("memory-fraction", float), ("attention", str),
-        ("max-running", int), ("prefill-budget", int), ("graph-max-batch", int), ("threads", int),
-    ):  # fmt: skip
-        engine.add_argument(f"--{name}", type=kind)
+    for name, kind in ENGINE.items():
+        engine.add_argument("--" + name.replace("_", "-"), type=kind)
     engine.add_argument("--mixed", action=argparse.BooleanOptionalAction)
     engine.add_argument("--overlap", action=argparse.BooleanOptionalAction)
     return parser

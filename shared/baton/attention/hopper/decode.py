@@ -108,6 +108,14 @@ class HopperDecode:
             return "nvcc was not found and no built kernel is in the cache"
         return None
 
+    @property
+    def plans(self) -> bool:
+        return False
+
+    def graph(self, size: int) -> HopperDecode:
+        """Every batch size is captured as it is: the kernel reads all it needs on the device."""
+        return self
+
     def plan(self, spans: Spans) -> None:
         """Nothing to do: the kernel divides the work itself."""
 
