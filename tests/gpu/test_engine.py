@@ -1,0 +1,114 @@
+"""The engine on a GPU: float32 token for token, bf16 within rounding, every backend, graphs on and off."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.engine.inline import Inline
+
+from baton.core.types import SamplingParams
+from baton.sampling.sampler import Picked, Places, Sampler
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.gpu
+
+SHAPE = {
+    "vocab_size": 1000, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 2048, "head_dim": 128,
+}  # fmt: skip
+TOKENS = 24
+
+
+@pytest.fixture(scope="module", params=["Qwen3", "Llama"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A random model whose weights are exact in bf16, saved; and transformers' float32 copy on the GPU."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{request.param}Config")(**SHAPE)
+    made = getattr(transformers, f"{request.param}ForCausalLM")(config).to(torch.bfloat16).float()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if not name.endswith("norm.weight"):
+                parameter.copy_((torch.randn_like(parameter) * 0.06).to(torch.bfloat16).float())
+    directory = tmp_path_factory.mktemp(request.param)
+    made.save_pretrained(directory)
+    return directory, made.cuda().eval()
+
+
+def prompts() -> list[list[int]]:
+    chance = random.Random(5)
+    shared = [chance.randrange(1000) for _ in range(200)]
+    lengths = [1, 5, 16, 17, 31, 64, 100, 250, 400, 700]
+    return [shared[: n // 2] + [chance.randrange(1000) for _ in range(n - n // 2)] for n in lengths]
+
+
+class Recorder(Sampler):
+    """Keeps the logits of every sampled token, by row and position."""
+
+    def __init__(self, inner: Sampler) -> None:
+        super().__init__(inner.rows)
+        self.seen: dict[tuple[int, int], torch.Tensor] = {}
+
+    def sample(self, logits: torch.Tensor, places: Places) -> Picked:
+        for i, (row, position) in enumerate(zip(places.host_rows, places.host_positions, strict=True)):
+            self.seen[int(row), int(position)] = logits[i].float().clone()
+        return super().sample(logits, places)
+
+
+def serve(directory: Path, **settings: Any) -> Inline:
+    return Inline(directory, device="cuda", pages=1024, max_running=16, **settings)
+
+
+@pytest.mark.parametrize("graphs", [0, 16])
+@pytest.mark.parametrize("attention", ["torch", "triton"])
+@pytest.mark.parametrize("chunk", [48, 0])
+def test_float32_equals_transformers(
+    model: tuple[Path, Any], attention: str, graphs: int, chunk: int
+) -> None:
+    directory, reference = model
+    settings = {
+        "dtype": "float32",
+        "attention": attention,
+        "graph_max_batch": graphs,
+        "prefill_budget": chunk,
+    }
+    asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+    with serve(directory, **settings) as served:
+        first = served.tokens(prompts(), asked)
+        assert served.tokens(prompts(), asked) == first, "cached"
+    for prompt, tokens in zip(prompts(), first, strict=True):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + tokens], device="cuda")).logits[0, len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("graphs", [0, 16])
+@pytest.mark.parametrize("attention", ["torch", "triton", "flashinfer", "flashinfer,hopper"])
+def test_bf16_logits_are_within_rounding(
+    model: tuple[Path, Any], attention: str, graphs: int, mixed: bool
+) -> None:
+    directory, reference = model
+    settings = {"dtype": "bfloat16", "attention": attention, "graph_max_batch": graphs, "mixed": mixed}
+    # Asking for log-probabilities makes every step, replayed ones too, show its logits to the sampler.
+    asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
+    with serve(directory, prefill_budget=96, **settings) as served:
+        worst = 0.0
+        for _ in range(2):  # the second time cached
+            recorder = served.built.runner.sampler = Recorder(served.built.runner.sampler)
+            tokens = served.tokens(prompts(), asked)
+            seen = sorted(recorder.seen.items())
+            assert len(seen) == len(prompts()) * TOKENS
+            by_line = {(position, int(logits.argmax())): logits for (_, position), logits in seen}
+            for prompt, made in zip(prompts(), tokens, strict=True):
+                with torch.inference_mode():
+                    whole = reference(torch.tensor([prompt + made], device="cuda")).logits[0]
+                for i, token in enumerate(made):
+                    want = whole[len(prompt) - 1 + i]
+                    got = by_line[len(prompt) + i, token]
+                    worst = max(worst, float((got - want).norm() / want.norm()))
+        assert worst < 2e-2, f"relative error {worst:.4f}"
+        print(f"{attention} graphs {graphs} mixed {mixed}: worst relative error {worst:.4f}")
