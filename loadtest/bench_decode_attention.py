@@ -15,12 +15,13 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from baton.attention.hopper import HopperDecode, Tuning
+from baton.attention.hopper.decode import default_tuning
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,11 @@ SHAPES: dict[str, Sequence[int]] = {
 }
 TUNINGS = (
     Tuning(stages=3),
-    Tuning(overhead=1),
-    Tuning(overhead=3),
-    Tuning(least=2),
-    Tuning(least=3),
-    Tuning(least=6),
-    Tuning(warps=7),
+    Tuning(warps=6),
+    Tuning(overhead=2),
+    Tuning(least=4),
+    Tuning(together=0),
+    Tuning(together=100),
 )
 
 
@@ -128,7 +128,14 @@ def length_sets(quick: bool) -> dict[str, list[int]]:
 
 
 def check_one(
-    name: str, lengths: list[int], kv_heads: int, group: int, dim: int, page_size: int, window: int | None
+    name: str,
+    lengths: list[int],
+    kv_heads: int,
+    group: int,
+    dim: int,
+    page_size: int,
+    window: int | None,
+    together: int,
 ) -> float:
     """Largest relative error of a row; raises on NaN, an unwritten output or runs that differ."""
     layers, layer, scale = 3, 1, dim**-0.5
@@ -139,13 +146,16 @@ def check_one(
     heads = kv_heads * group
     qkv = torch.randn(len(lengths), heads + 2 * kv_heads, dim, device="cuda").bfloat16() * 2
     q = qkv[:, :heads]
-    attention = HopperDecode(pool, heads, kv_heads, scale, max_batch=max(len(lengths), 8), window=window)
+    tuning = replace(default_tuning(dim), together=together)
+    attention = HopperDecode(pool, heads, kv_heads, scale, max(len(lengths), 8), window, tuning)
     results = []
     for _ in range(6):
         out = torch.full((len(lengths), heads * dim), float("nan"), device="cuda", dtype=torch.bfloat16)
         results.append(attention.decode(q, layer, step.table, step.rows, step.lengths, out))
     torch.cuda.synchronize()
-    what = f"{name} kv_heads {kv_heads} group {group} dim {dim} page {page_size} window {window}"
+    what = (
+        f"{name} kv_heads {kv_heads} group {group} dim {dim} page {page_size} window {window} team {together}"
+    )
     assert not results[0].isnan().any(), f"NaN: {what}"
     assert all(torch.equal(r, results[0]) for r in results), f"runs differ: {what}"
     assert (attention._parts == -1).all(), f"parts left: {what}"
@@ -158,23 +168,23 @@ def check_one(
 
 def check(quick: bool) -> None:
     torch.manual_seed(0)
+    ratios = (1, 2, 5, 8, 16) if quick else (1, 2, 3, 4, 5, 6, 7, 8, 10, 16)
+    shapes = [(4, group, dim, 16, None) for dim in (128, 64) for group in ratios]
+    shapes += [
+        (2, 2, 128, 32, None),
+        (1, 5, 64, 64, None),
+        (3, 2, 128, 16, 100),
+        (8, 8, 128, 48, 1),
+        (5, 1, 64, 16, 16),
+        (1, 5, 128, 16, 129),
+    ]
     worst, count = 0.0, 0
-    ratios = (1, 2, 5, 8, 16) if quick else (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
-    for dim in (128, 64):
-        for group in ratios:
-            for name, lengths in length_sets(quick or group not in (2, 5)).items():
-                worst, count = max(worst, check_one(name, lengths, 4, group, dim, 16, None)), count + 1
-    for dim, group, page_size, window, kv_heads in (
-        (128, 2, 32, None, 2),
-        (64, 5, 64, None, 1),
-        (128, 2, 16, 100, 3),
-        (128, 8, 48, 1, 8),
-        (64, 1, 16, 16, 5),
-        (128, 5, 16, 129, 1),
-    ):
-        for name, lengths in length_sets(quick=False).items():
-            error = check_one(name, lengths, kv_heads, group, dim, page_size, window)
-            worst, count = max(worst, error), count + 1
+    for kv_heads, group, dim, page_size, window in shapes:
+        few = quick or (kv_heads == 4 and group not in (2, 5))
+        for name, lengths in length_sets(few).items():
+            for together in (0, 1000):
+                error = check_one(name, lengths, kv_heads, group, dim, page_size, window, together)
+                worst, count = max(worst, error), count + 1
     print(f"check: {count} cases right, worst relative error of a head's output {worst:.5f}", flush=True)
 
 
@@ -265,7 +275,8 @@ def show(model: Model, name: str, step: Step, label: str, ms: float | None) -> N
 
 
 def describe(tuning: Tuning) -> str:
-    return f"{tuning.warps} x {tuning.stages}, overhead {tuning.overhead}, least {tuning.least}"
+    sizes = f"{tuning.warps} x {tuning.stages} overhead {tuning.overhead}"
+    return f"{sizes} least {tuning.least} together {tuning.together}"
 
 
 def measure(sweep: bool, models: Sequence[Model]) -> None:

@@ -31,10 +31,12 @@ class Tuning:
     """Streams of a multiprocessor."""
     stages: int = 2
     """Tiles that one warp keeps on their way."""
-    overhead: int = 2
+    overhead: int = 1
     """What starting and ending a (sequence, head) pair costs, in tiles read."""
-    least: int = 4
+    least: int = 8
     """Tiles below which splitting a small step further does not pay."""
+    together: int = 2
+    """Pairs a block up to which its warps work on one piece together."""
 
 
 def cache_directory() -> Path:
@@ -57,37 +59,31 @@ def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
         "STAGES": tuning.stages,
         "OVERHEAD": tuning.overhead,
         "LEAST": tuning.least,
+        "TOGETHER": tuning.together,
     }
     return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 
 
-def cubin_path(head_dim: int, group: int, tuning: Tuning) -> Path:
+def cubin_path(cache: Path, head_dim: int, group: int, tuning: Tuning) -> Path:
     """Where this shape's binary is, or would be."""
     digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning)).encode())
     for source in [*sorted(SOURCES.glob("*.h")), SOURCES / "decode.cu"]:
         digest.update(source.read_bytes())
-    return cache_directory() / f"decode-{head_dim}-{group}-{digest.hexdigest()[:16]}.cubin"
+    return cache / f"decode-{head_dim}-{group}-{digest.hexdigest()[:16]}.cubin"
 
 
-def build(head_dim: int, group: int, tuning: Tuning) -> bytes:
+def build(cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning) -> bytes:
     """The cubin, from the cache or compiled into it. Ranks may race: each writes its own file and renames."""
-    path = cubin_path(head_dim, group, tuning)
+    path = cubin_path(cache, head_dim, group, tuning)
     if path.exists():
         return path.read_bytes()
-    nvcc = find_nvcc()
     if nvcc is None:
         raise Misconfigured(f"the decode kernel needs nvcc (CUDA 12.3 or later) or a built {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
         made = Path(scratch) / "decode.cubin"
-        command = [
-            nvcc,
-            *_flags(head_dim, group, tuning),
-            "-cubin",
-            "-o",
-            str(made),
-            str(SOURCES / "decode.cu"),
-        ]
+        flags = _flags(head_dim, group, tuning)
+        command = [nvcc, *flags, "-cubin", "-o", str(made), str(SOURCES / "decode.cu")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Misconfigured(f"nvcc could not compile the decode kernel: {done.stderr[-2000:]}")

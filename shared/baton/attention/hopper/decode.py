@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baton.attention.base import Spans
-from baton.attention.hopper.compiler import Tuning, build, cubin_path, find_nvcc
+from baton.attention.hopper.compiler import Tuning, build, cache_directory, cubin_path, find_nvcc
 from baton.attention.hopper.driver import Kernel, TensorMap, describe
 from baton.core.errors import Misconfigured
 
@@ -78,8 +78,8 @@ class HopperDecode:
             (warps, group, self._head_dim + 2), -1, dtype=torch.int32, device=pool.device
         )
         self._map = _describe_pool(pool)
-        cubin = build(self._head_dim, group, tuning)
-        shared = _shared_bytes(self._head_dim, max_batch, tuning)
+        cubin = build(cache_directory(), find_nvcc(), self._head_dim, group, tuning)
+        shared = _shared_bytes(self._head_dim, group, max_batch, tuning)
         with torch.cuda.device(pool.device):
             self._kernel = Kernel(cubin, "decode", grid, tuning.warps * 32, shared, overlap)
         self._step = _Step(
@@ -104,7 +104,8 @@ class HopperDecode:
         if torch.cuda.get_device_capability(pool.device) != (9, 0):
             return "the GPU is not compute capability 9.0"
         chosen = tuning or default_tuning(pool.shape[-1])
-        if find_nvcc() is None and not cubin_path(pool.shape[-1], heads // kv_heads, chosen).exists():
+        built = cubin_path(cache_directory(), pool.shape[-1], heads // kv_heads, chosen)
+        if find_nvcc() is None and not built.exists():
             return "nvcc was not found and no built kernel is in the cache"
         return None
 
@@ -138,7 +139,8 @@ class HopperDecode:
         step.q, step.out = q.data_ptr(), out.data_ptr()
         step.table, step.rows, step.lengths = table.data_ptr(), rows.data_ptr(), lengths.data_ptr()
         step.q_stride, step.batch, step.layer, step.table_stride = q.stride(0), batch, layer, table.stride(0)
-        self._kernel.launch(torch.cuda.current_stream(q.device).cuda_stream, self._map, step)
+        with torch.cuda.device(q.device):
+            self._kernel.launch(torch.cuda.current_stream().cuda_stream, self._map, step)
         return out
 
     def _check(
@@ -159,10 +161,11 @@ def default_tuning(head_dim: int) -> Tuning:
     return Tuning() if head_dim == 128 else Tuning(stages=4)
 
 
-def _shared_bytes(head_dim: int, max_batch: int, tuning: Tuning) -> int:
-    """Ring, its alignment to 1024, barriers, and the batch's prefix sums, lengths and rows."""
-    copies = tuning.warps * tuning.stages
-    return 1024 + copies * (4 * _TILE * head_dim + 8) + 4 * (3 * max_batch + 1)
+def _shared_bytes(head_dim: int, group: int, max_batch: int, tuning: Tuning) -> int:
+    """Ring, its alignment to 1024, one part a warp, barriers, and the batch's prefix sums, lengths, rows."""
+    part = 4 * (group * head_dim + -(-2 * group // 4) * 4)
+    stage = 4 * _TILE * head_dim + 8
+    return 1024 + tuning.warps * (tuning.stages * stage + part) + 4 * (3 * max_batch + 1)
 
 
 def _unfit_shape(
@@ -183,7 +186,8 @@ def _unfit_shape(
         return "the pool has too many planes to number in 32 bits"
     if max_batch > _MAX_BATCH:
         return f"max_batch {max_batch} is over {_MAX_BATCH}"
-    if _shared_bytes(head_dim, max_batch, tuning or default_tuning(head_dim)) + 256 > _SHARED_LIMIT:
+    shared = _shared_bytes(head_dim, heads // kv_heads, max_batch, tuning or default_tuning(head_dim))
+    if shared + 256 > _SHARED_LIMIT:
         return "the ring does not fit into shared memory"
     return None
 
