@@ -44,7 +44,8 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
 }
 
 // One tile's K and V: `plane` counts (page, head, layer, K or V), `slot` is the tile's first in its page.
-__device__ __forceinline__ void copy_tile(const TensorMap& pool, uint32_t stage, uint32_t barrier, int slot, int plane) {
+__device__ __forceinline__ void copy_tile(const TensorMap& pool, uint32_t stage, uint32_t barrier, int slot,
+                                          int plane) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%2, %3, %2, %4}], [%5], %6;" ::"r"(stage), "l"(&pool), "r"(0), "r"(slot), "r"(plane),
@@ -77,7 +78,8 @@ struct Feed {
     int next_page, next_count, next_head, next_base;
     int lane;
 
-    __device__ __forceinline__ Feed(const Step& s, const Batch& b, const TensorMap& p, const Team& t, const Walk& w, int lane_)
+    __device__ __forceinline__ Feed(const Step& s, const Batch& b, const TensorMap& p, const Team& t, const Walk& w,
+                                    int lane_)
         : step(s), batch(b), pool(p), team(t), walk(w), tile(0), at(0), count(0), lane(lane_) {
         segment.end = 0;
         read_ahead();
@@ -95,7 +97,8 @@ struct Feed {
         tile += next_count * team.size;
         if (lane < next_count) {
             const int64_t row = batch.rows[segment.seq];
-            next_page = __ldg(step.table + row * step.table_stride + (next_base + lane * team.size) / step.page_tiles);
+            const int column = (next_base + lane * team.size) / step.page_tiles;
+            next_page = __ldg(step.table + row * step.table_stride + column);
         }
     }
 
@@ -225,7 +228,8 @@ __device__ __forceinline__ void finish(const Step& step, const Division& divisio
 
 // One warp's whole stream, the first tiles of which `feed` is ready to copy.
 __device__ __forceinline__ void stream(const Step& step, const Batch& batch, const Division& division, Walk walk,
-                                       const Team& team, Feed& feed, uint32_t ring, uint32_t barriers, float* parts, int lane) {
+                                       const Team& team, Feed& feed, uint32_t ring, uint32_t barriers, float* parts,
+                                       int lane) {
 #pragma unroll
     for (int i = 0; i < STAGES; ++i) feed.copy_next(ring + i * STAGE_BYTES, barriers + i * 8);
     Segment segment, coming;
@@ -260,7 +264,8 @@ __device__ __forceinline__ void stream(const Step& step, const Batch& batch, con
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_constant__ TensorMap pool, const Step step) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    decode(const __grid_constant__ TensorMap pool, const Step step) {
     // Every block is resident once all have come here, so the next kernel may take what room is left.
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     extern __shared__ uint8_t memory[];
@@ -289,11 +294,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
                                : Team{warp * grid + static_cast<int>(blockIdx.x), 1, 0};
     const Division division(total, together ? grid : grid * WARPS, LEAST);
     if (team.number < division.active && total > 0) {
-        const Walk walk(batch.prefix, step.batch, step.kv_heads, overhead, division.begin(team.number), division.count(team.number));
+        const int begin = division.begin(team.number), count = division.count(team.number);
+        const Walk walk(batch.prefix, step.batch, step.kv_heads, overhead, begin, count);
         Feed feed(step, batch, pool, team, walk, lane);
         asm volatile("griddepcontrol.wait;" ::: "memory");
-        const int first = warp * STAGES;
-        stream(step, batch, division, walk, team, feed, shared_address(rings) + first * STAGE_BYTES, barriers + first * 8, parts, lane);
+        const uint32_t ring = shared_address(rings) + warp * STAGES * STAGE_BYTES;
+        stream(step, batch, division, walk, team, feed, ring, barriers + warp * STAGES * 8, parts, lane);
     }
     asm volatile("griddepcontrol.wait;" ::: "memory");
     clear_empty(step, batch);

@@ -35,11 +35,16 @@ struct Words {
                          : "l"(from)
                          : "memory");
         else
-            asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "l"(from) : "memory");
+            asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+                         : "=r"(x[0]), "=r"(x[1])
+                         : "l"(from)
+                         : "memory");
     }
     __device__ __forceinline__ void write(float* to) const {
         if constexpr (N == 4)
-            asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+            asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]),
+                         "r"(x[2]), "r"(x[3])
+                         : "memory");
         else
             asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(x[0]), "r"(x[1]) : "memory");
     }
@@ -60,7 +65,8 @@ struct Merge {
     int head, lane;
     float peak[HEADS], total[HEADS], out[HEADS][LANE_DIMS];
 
-    __device__ __forceinline__ Merge(const Step& step_, int head_, int lane_) : step(step_), head(head_), lane(lane_) {
+    __device__ __forceinline__ Merge(const Step& step_, int head_, int lane_)
+        : step(step_), head(head_), lane(lane_) {
 #pragma unroll
         for (int h = 0; h < HEADS; ++h) {
             peak[h] = -INFINITY, total[h] = 0;

@@ -134,7 +134,7 @@ struct Running {
         uint32_t values[CHUNKS][4];
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i)
-            load_columns(values[i], piece(stage + KEYS_BYTES, (lane & 7) + ((lane >> 4) << 3), 2 * i + ((lane >> 3) & 1)));
+            load_columns(values[i], piece(stage + KEYS_BYTES, (lane & 7) + (lane >> 4) * 8, 2 * i + (lane >> 3) % 2));
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
@@ -163,7 +163,8 @@ struct Running {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
             const int key = k * 8 + pair * 2;
-            keep[k] = (key >= low && key < high ? 0x0000ffffu : 0u) | (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
+            keep[k] = (key >= low && key < high ? 0x0000ffffu : 0u) |
+                      (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
         }
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i)
@@ -172,12 +173,14 @@ struct Running {
     }
 
     // Scores → bf16 weights as the B operand, moving the running maximum first.
-    __device__ __forceinline__ void weigh(uint32_t (&weights)[COLUMNS][2], const float (&score)[COLUMNS][4], float scale) {
+    __device__ __forceinline__ void weigh(uint32_t (&weights)[COLUMNS][2], const float (&score)[COLUMNS][4],
+                                          float scale) {
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n) {
             float grown[2];
 #pragma unroll
-            for (int k = 0; k < 2; ++k) grown[k] = fmaxf(peak[n][k], rows_max(fmaxf(score[n][k], score[n][k + 2])) * scale);
+            for (int k = 0; k < 2; ++k)
+                grown[k] = fmaxf(peak[n][k], rows_max(fmaxf(score[n][k], score[n][k + 2])) * scale);
             if (__any_sync(ALL, grown[0] > peak[n][0] || grown[1] > peak[n][1])) {
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
@@ -208,7 +211,8 @@ struct Running {
         for (int n = 0; n < COLUMNS; ++n) {
             const float left = 1 / rows_sum(total[n][0]), right = 1 / rows_sum(total[n][1]);
             const int query = n * 8 + row;
-            uint16_t* to = step.out + ((static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head) * GROUP + query) * HEAD_DIM;
+            const int64_t where = static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head;
+            uint16_t* to = step.out + (where * GROUP + query) * HEAD_DIM;
 #pragma unroll
             for (int i = 0; i < CHUNKS; ++i)
 #pragma unroll
