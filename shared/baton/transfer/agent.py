@@ -2,44 +2,39 @@
 
 The rank makes one agent over its pool as it starts and hands it to a `Mover`, whose thread is from
 then on the only one that calls it: nothing here is thread-safe. Calls return at once, except that a
-transport that copies by itself (host memory) copies inside `post`. NIXL's errors leave as those of
-`baton.core.errors`. A peer's handles are released before the peer is removed and never touched after.
-
-NIXL's own progress thread is off by default: as its Python API configures it, it spins on one core
-for ever. Without it the transport advances inside `poll` and `notes`, so somebody must call those.
+transport that copies by itself (host memory) copies inside `start`. A peer's handles are released
+before the peer is removed, and nothing touches them after.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from baton.core.errors import Failed, Misconfigured, PeerLost, ProtocolMismatch
+from baton.core.errors import BatonError, Failed, PeerLost, ProtocolMismatch
+from baton.transfer.binding import Binding
 from baton.transfer.layout import Indices, PoolLayout, Span, strided
 from baton.transfer.memory import Kind, Region
 from baton.transfer.messages import PeerInfo
 from baton.transfer.place import place_of
 
-_BACKEND = "UCX"
-_LOCAL = ""
-"""NIXL's name for the initiator's own side of a transfer."""
+_OWN = ""
+"""Stands for this agent where a list is prepared."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """A posted transfer. Its agent owns it until it is done, failed, or its peer is dropped."""
+    """Pages on their way. Its agent owns it until it is done, failed, or its peer is dropped."""
 
     peer: str
     bytes: int
     done: bool = False
-    _handle: Any = None
+    _handle: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,16 +42,19 @@ class Peer:
     """A peer that transfers can go to."""
 
     info: PeerInfo
-    _lists: dict[tuple[int, int], Any] = field(default_factory=dict)
+    _lists: dict[tuple[int, int], int] = field(default_factory=dict)
     """(first head, heads) → the prepared list of those heads of each of the peer's pages."""
     _transfers: set[Transfer] = field(default_factory=set)
+    """Those whose handle is not released."""
 
 
 class Agent:
-    def __init__(
-        self, layout: PoolLayout, region: Region, *, rank: int = 0, progress_thread: bool = False
-    ) -> None:
-        """Registers the whole pool. The region must outlive the agent."""
+    def __init__(self, layout: PoolLayout, region: Region, *, rank: int = 0, progress_us: int = 5000) -> None:
+        """Registers the whole pool. The region must outlive the agent.
+
+        `progress_us`: how often the transport's own thread looks without being woken, in microseconds of
+        whole milliseconds; 5000 costs less than 1 % of a core. With 0 it spins.
+        """
         assert region.bytes >= layout.bytes, f"{region.bytes} bytes are no pool of {layout}"
         self.layout = layout
         self.region = region
@@ -64,16 +62,10 @@ class Agent:
         self.incarnation = uuid.uuid4().hex
         self.place = place_of(region)
         self._peers: dict[str, Peer] = {}
-        self._lists: dict[tuple[int, int], Any] = {}
-        nixl: Any = importlib.import_module("nixl")
-        settings = nixl.nixl_agent_config(enable_prog_thread=progress_thread, backends=[_BACKEND])
-        self._nixl: Any = nixl.nixl_agent(self.incarnation, settings)
-        if _BACKEND not in self._nixl.backends:
-            raise Misconfigured(f"NIXL has no {_BACKEND} plugin, only {self._nixl.get_plugin_list()}")
-        with _translated("register the pool"):
-            entry = (region.address, layout.bytes, region.device, "")
-            self._registration = self._nixl.register_memory([entry], region.segment)
-            self._metadata: bytes = self._nixl.get_agent_metadata()
+        self._lists: dict[tuple[int, int], int] = {}
+        self._nixl: Binding | None = Binding(self.incarnation, progress_us)
+        self._registration = self._nixl.register(region.address, layout.bytes, region.device, region.segment)
+        self._metadata = self._nixl.metadata()
 
     def __repr__(self) -> str:
         return f"Agent({self.incarnation[:8]}, rank {self.rank}, {self.layout}, {len(self._peers)} peers)"
@@ -121,10 +113,9 @@ class Agent:
             return known
         if info.layout.fingerprint() != self.layout.fingerprint():
             raise ProtocolMismatch(f"a peer's pool ({info.layout}) cannot exchange pages with {self.layout}")
-        with _translated("add a peer"):
-            name = self._nixl.add_remote_agent(info.metadata)
-        if name not in (info.incarnation, info.incarnation.encode()):
-            self._forget(name if isinstance(name, str) else name.decode())
+        name = self._open().add(info.metadata)
+        if name != info.incarnation:
+            self._forget(name)
             raise ProtocolMismatch(f"peer {info.incarnation[:8]} came with the metadata of another")
         peer = self._peers[info.incarnation] = Peer(info)
         return peer
@@ -140,58 +131,42 @@ class Agent:
         for transfer in tuple(peer._transfers):
             self._release(transfer, peer)
         for prepared in peer._lists.values():
-            prepared.release()
+            self._open().unprepare(prepared)
         self._forget(incarnation)
-
-    def _forget(self, incarnation: str) -> None:
-        try:
-            self._nixl.remove_remote_agent(incarnation)
-        except Exception as error:  # NIXL removes a peer by itself when its connection breaks
-            _log.debug("peer %s was gone: %s", incarnation[:8], error)
 
     def post(self, push: bool, incarnation: str, span: Span, local: Indices, remote: Indices) -> Transfer:
         """Start to write (`push`) or read the span of these pages. Neighbours go as one descriptor."""
+        transfer = self.make(push, incarnation, span, local, remote)
+        self.start(transfer)
+        return transfer
+
+    def make(self, push: bool, incarnation: str, span: Span, local: Indices, remote: Indices) -> Transfer:
+        """A transfer that has not begun."""
         peer = self.peer(incarnation)
         here, there = (span.source_head, span.destination_head)[:: 1 if push else -1]
         mine, theirs = self._list(here, span.heads), self._peer_list(peer, there, span.heads)
         transfer = Transfer(incarnation, span.heads * self.layout.head_bytes * len(local))
-        with _translated("post a transfer"):
-            word = "WRITE" if push else "READ"
-            transfer._handle = self._nixl.make_prepped_xfer(word, mine, local, theirs, remote)
-            peer._transfers.add(transfer)
-            try:
-                state = self._nixl.transfer(transfer._handle)
-            except BaseException:
-                self._release(transfer, peer)
-                raise
-        self._settle(transfer, peer, state)
+        transfer._handle = self._open().make(push, mine, local, theirs, remote)
+        peer._transfers.add(transfer)
         return transfer
+
+    def start(self, transfer: Transfer) -> None:
+        self._step(transfer, self._open().post)
 
     def poll(self, transfer: Transfer) -> bool:
         """Whether it is done. Raises when it failed; it is over then too."""
-        if transfer.done:
-            return True
-        peer = self.peer(transfer.peer)
-        assert transfer in peer._transfers, "a transfer that is over was polled"
-        with _translated("poll a transfer"):
-            try:
-                state = self._nixl.check_xfer_state(transfer._handle)
-            except BaseException:
-                self._release(transfer, peer)
-                raise
-        self._settle(transfer, peer, state)
+        if not transfer.done:
+            self._step(transfer, self._open().check)
         return transfer.done
 
     def notify(self, incarnation: str, data: bytes) -> None:
-        """Send a note; it arrives after all that was done before it between these two agents."""
+        """Send a note; it comes after the data of every transfer that was done before."""
         self.peer(incarnation)
-        with _translated("send a note"):
-            self._nixl.send_notif(incarnation, data)
+        self._open().notify(incarnation, data)
 
     def notes(self) -> list[tuple[str, bytes]]:
-        """What came since the last call: the sender's incarnation and the note. Advances the transport."""
-        with _translated("look for notes"):
-            found = self._nixl.get_new_notifs()
+        """What came since the last call: the sender's incarnation and the note."""
+        found = self._open().notes()
         return [(sender, data) for sender, several in found.items() for data in several] if found else []
 
     def close(self) -> None:
@@ -201,57 +176,52 @@ class Agent:
         for incarnation in self.peers:
             self.drop_peer(incarnation)
         for prepared in self._lists.values():
-            prepared.release()
+            self._nixl.unprepare(prepared)
         self._lists.clear()
-        with contextlib.suppress(Failed), _translated("deregister the pool"):
-            self._nixl.deregister_memory(self._registration)
+        with contextlib.suppress(Failed):
+            self._nixl.deregister(self._registration)
         self._registration = self._nixl = None
 
-    def _settle(self, transfer: Transfer, peer: Peer, state: str) -> None:
-        if state == "DONE":
+    def _open(self) -> Binding:
+        assert self._nixl is not None, "a closed agent was used"
+        return self._nixl
+
+    def _step(self, transfer: Transfer, call: Callable[[int], bool]) -> None:
+        """Start or poll a transfer; one that is done or failed gives its handle back."""
+        peer = self.peer(transfer.peer)
+        assert transfer in peer._transfers, "a transfer that is over was used"
+        try:
+            transfer.done = call(transfer._handle)
+        except BaseException:
             self._release(transfer, peer)
-            transfer.done = True
-        elif state != "PROC":
+            raise
+        if transfer.done:
             self._release(transfer, peer)
-            raise Failed(f"a transfer with {transfer.peer[:8]} ended as {state}")
 
     def _release(self, transfer: Transfer, peer: Peer) -> None:
         peer._transfers.discard(transfer)
-        handle, transfer._handle = transfer._handle, None
         try:
-            handle.release()
-        except Exception as error:  # the library keeps what it could not cancel, and tries again at its end
+            self._open().release(transfer._handle)
+        except BatonError as error:
             _log.warning("a transfer with %s could not be released: %s", transfer.peer[:8], error)
 
-    def _list(self, head: int, heads: int) -> Any:
+    def _forget(self, incarnation: str) -> None:
+        try:
+            self._open().remove(incarnation)
+        except BatonError as error:  # NIXL may have removed it itself when the connection broke
+            _log.debug("peer %s was gone: %s", incarnation[:8], error)
+
+    def _list(self, head: int, heads: int) -> int:
         found = self._lists.get((head, heads))
         if found is None:
             rows = strided(self.layout, self.region.address, self.region.device, head, heads)
-            with _translated("prepare the pool's list"):
-                found = self._nixl.prep_xfer_dlist(_LOCAL, rows, self.region.segment)
-            self._lists[head, heads] = found
+            found = self._lists[head, heads] = self._open().prepare(_OWN, rows, self.region.segment)
         return found
 
-    def _peer_list(self, peer: Peer, head: int, heads: int) -> Any:
+    def _peer_list(self, peer: Peer, head: int, heads: int) -> int:
         found = peer._lists.get((head, heads))
         if found is None:
             info = peer.info
             rows = strided(info.layout, info.address, info.device, head, heads)
-            with _translated("prepare a peer's list"):
-                found = self._nixl.prep_xfer_dlist(info.incarnation, rows, info.segment)
-            peer._lists[head, heads] = found
+            found = peer._lists[head, heads] = self._open().prepare(info.incarnation, rows, info.segment)
         return found
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """NIXL's exceptions have no common base and live in the wheel of one CUDA version: known by name."""
-    try:
-        yield
-    except Exception as error:
-        name = type(error).__name__
-        if name in ("nixlRemoteDisconnectError", "nixlNotFoundError"):
-            raise PeerLost(f"could not {doing}: {error}") from error
-        if name.startswith("nixl"):
-            raise Failed(f"could not {doing}: {error}") from error
-        raise

@@ -6,6 +6,7 @@ peer that could not be met is dropped again.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -93,7 +94,11 @@ class Meetings:
                 answer.set_exception(error)
 
     def _logged(self) -> str:
+        """What the transport has written down so far; its lines wait in a buffer of the C library."""
+        if self._log is None:
+            return ""
         try:
-            return "" if self._log is None else self._log.read_text(errors="replace")
+            ctypes.CDLL(None).fflush(None)
+            return self._log.read_text(errors="replace")
         except OSError:
             return ""

@@ -206,6 +206,9 @@ class Mover:
     def _look(self) -> None:
         """One round: every note, order and meeting gets one look."""
         notes = self._agent.notes()
+        # After the notes are fetched: whoever waited for `expect` before it let a sender begin has its
+        # command in the queue by now.
+        self._obey_all()
         for sender, data in notes:
             self._listening.hear(sender, data)
         moved = self._traffic.advance(self._drop)
@@ -217,12 +220,16 @@ class Mover:
             self._progress_at = self._clock()
 
     def _wait(self) -> None:
-        """Sleep as long as may be, or until a command comes; then take all commands there are."""
+        """Sleep as long as may be, or until a command comes."""
         pause = self._pause()
         if pause == 0.0:
             time.sleep(0)  # lets the engine's thread have the interpreter
+            return
         with contextlib.suppress(Empty):
-            self._obey(self._commands.get(timeout=pause) if pause else self._commands.get_nowait())
+            self._obey(self._commands.get(timeout=pause))
+
+    def _obey_all(self) -> None:
+        with contextlib.suppress(Empty):
             while True:
                 self._obey(self._commands.get_nowait())
 

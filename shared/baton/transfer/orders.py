@@ -190,9 +190,8 @@ class Pace:
     hot_for_s: float = 20e-3
     expecting_s: float = 500e-6
     lingering_s: float = 1e-3
-    idle_s: float = 5e-3
-    """Nothing is going on. The transport still needs a look now and then: first contacts of peers, and
-    transports that want the receiver's help (TCP), make progress in it."""
+    idle_s: float = 0.5
+    """Nothing is going on: a command wakes it, and the transport has a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

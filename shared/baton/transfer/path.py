@@ -22,6 +22,8 @@ from baton.transfer.layout import SCRATCH_PAGE, Indices, PoolLayout, Span
 from baton.transfer.messages import Place
 
 _SMALL_REPEATS = 8
+_BULK_REPEATS = 3
+"""The best counts: the first one finds memory that nobody has touched yet."""
 _FIRST_BYTES = 4 << 20
 _MOST_BYTES = 256 << 20
 _MOST_DESCRIPTORS = 128
@@ -108,9 +110,11 @@ def _bulk(
     best, target = 0.0, _FIRST_BYTES
     while True:
         count = min(max(1, target // size), _MOST_DESCRIPTORS)
-        took = yield from _timed(agent, incarnation, push, span, _scratch(count), clock)
-        best = max(best, count * size / took / 1e9)
-        if took >= _ENOUGH_S or target >= _MOST_BYTES or count == _MOST_DESCRIPTORS:
+        tries = []
+        for _ in range(_BULK_REPEATS):
+            tries.append((yield from _timed(agent, incarnation, push, span, _scratch(count), clock)))
+        best = max(best, count * size / min(tries) / 1e9)
+        if min(tries) >= _ENOUGH_S or target >= _MOST_BYTES or count == _MOST_DESCRIPTORS:
             return best
         target *= 4
 
