@@ -24,8 +24,6 @@ class Listening:
     def __init__(self, report: Callable[[Report], None], clock: Callable[[], float]) -> None:
         self.heard = 0
         self.stray = 0
-        self.last_at = clock()
-        """When an attempt was announced or heard of."""
         self._report = report
         self._clock = clock
         self._expected: dict[str, _Expected] = {}
@@ -34,8 +32,7 @@ class Listening:
         return len(self._expected)
 
     def expect(self, attempt: str, sources: Sources, timeout_s: float) -> None:
-        self.last_at = self._clock()
-        self._expected[attempt] = _Expected(Arrivals(sources), self.last_at + timeout_s)
+        self._expected[attempt] = _Expected(Arrivals(sources), self._clock() + timeout_s)
 
     def forget(self, attempt: str) -> None:
         self._expected.pop(attempt, None)
@@ -50,7 +47,6 @@ class Listening:
         if complete:
             del self._expected[note.attempt]
         self.heard += 1
-        self.last_at = self._clock()
         made = Landed if note.kind is NoteKind.LANDED else Taken
         self._report(made(note.attempt, sender, note.rank, note.chunk, note.last, complete))
 

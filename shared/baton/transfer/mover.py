@@ -5,6 +5,9 @@ queue and return at once; only the thread touches the agent. Answers go to the `
 the thread, which must neither block nor raise: `queue.SimpleQueue().put`, or a loop's
 `call_soon_threadsafe`. Page fencing waits for `Moved.quiet`, `Quieted` and `Aborted`: none of them is
 said before the bytes it speaks of can land no more.
+
+Every look needs the interpreter's lock. A thread that computes in Python gives it up only every
+`sys.getswitchinterval()`, 5 ms by default: an engine process wants that shorter.
 """
 
 from __future__ import annotations
@@ -234,24 +237,19 @@ class Mover:
                 self._obey(self._commands.get_nowait())
 
     def _pause(self) -> float:
-        pace, now = self._pace, self._clock()
-        if self._meetings or self._traffic.flying:
-            return 0.0 if now < self._progress_at + pace.spin_s else pace.flying_s
-        pause = pace.idle_s
-        if self._listening:
-            hot = now < self._listening.last_at + pace.hot_for_s
-            pause = pace.hot_s if hot else pace.expecting_s
-        if self._traffic.waiting:
-            pause = min(pause, pace.ready_s)
-        elif self._traffic:
-            pause = min(pause, pace.lingering_s)
-        return pause
+        pace = self._pace
+        if not (self._traffic or self._listening or self._meetings):
+            return pace.idle_s
+        uneventful = self._clock() - self._progress_at
+        if uneventful < pace.spin_s and (self._meetings or self._traffic.flying):
+            return 0.0
+        return min(max(uneventful * pace.share, pace.shortest_s), pace.longest_s)
 
     def _obey(self, command: _Command) -> None:
+        self._progress_at = self._clock()
         match command:
             case Order():
                 self._traffic.take(command)
-                self._progress_at = self._clock()
             case _Cancel(attempt):
                 self._traffic.cancel(attempt)
             case _Expect(attempt, sources, timeout_s):
@@ -285,6 +283,10 @@ class Mover:
         self._traffic.end(reason)
         for incarnation in self._agent.peers:
             self._drop(incarnation, reason)
+        latest = self._clock() + 2 * self._limits.settle_s
+        while self._traffic and self._clock() < latest:  # what was in flight settles: then its memory is free
+            time.sleep(self._pace.longest_s)
+            self._traffic.advance(self._drop)
         self._agent.close()
 
     def _refuse(self, command: _Command, reason: str) -> None:

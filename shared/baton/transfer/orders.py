@@ -177,19 +177,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How long the thread sleeps between two looks, by what it waits for. An order ends any sleep."""
+    """How long the thread sleeps between two looks. A command ends any sleep.
+
+    While something is under way or expected, it sleeps a share of the time that nothing has happened,
+    so what it waited for is seen late by that share at most, and a long wait costs little.
+    """
 
     spin_s: float = 100e-6
-    """After progress it looks again at once for this long."""
-    flying_s: float = 30e-6
-    """A transfer is in flight: a look at its end also sends its note."""
-    ready_s: float = 100e-6
-    """An order waits for its pages to be written."""
-    hot_s: float = 50e-6
-    """Notes are expected, and one came, or an attempt was announced, within `hot_for_s`."""
-    hot_for_s: float = 20e-3
-    expecting_s: float = 500e-6
-    lingering_s: float = 1e-3
+    """With a transfer in flight it does not sleep for this long after something happened. The note that
+    follows the data waits for the look that sees the data's end."""
+    share: float = 0.05
+    shortest_s: float = 30e-6
+    longest_s: float = 500e-6
     idle_s: float = 0.5
     """Nothing is going on: a command wakes it, and the transport has a thread of its own."""
 

@@ -44,11 +44,6 @@ class Traffic:
         """An order has something to post or to poll."""
         return any(flight.outcome is None and not flight.waiting for flight in self._flights)
 
-    @property
-    def waiting(self) -> bool:
-        """An order waits for its pages to be written."""
-        return any(flight.waiting for flight in self._flights)
-
     def take(self, order: Order) -> None:
         self.taken += 1
         try:
