@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from baton.attention import TorchAttention
-from baton.attention.torch import QUERY_BLOCK, batched_by_size
+from baton.attention.torch import QUERY_TILE, bucketed_by_size
 from baton.testing.paged import deal_pages, spans_of
 
 LAYERS, KV_HEADS, HEADS, HEAD_DIM = 3, 2, 6, 8
@@ -81,15 +81,15 @@ def test_decode_alone_and_prefill_alone() -> None:
     check([(0, 12, 1), (1, 0, 1)], 16, prefills=2)
 
 
-def test_prefill_longer_than_a_block_of_queries() -> None:
-    check([(0, 0, QUERY_BLOCK + 20)], 16)
-    check([(0, 50, 2 * QUERY_BLOCK + 3)], 64)
+def test_prefill_longer_than_a_tile_of_queries() -> None:
+    check([(0, 0, QUERY_TILE + 20)], 16)
+    check([(0, 50, 2 * QUERY_TILE + 3)], 64)
 
 
-def test_lengths_so_different_that_batches_are_cut() -> None:
+def test_lengths_so_different_that_buckets_are_cut() -> None:
     lengths = [3000, 5, 2900, 1, 17, 40, 3]
     page_bytes = 2 * KV_HEADS * 16 * HEAD_DIM * 4
-    assert len(list(batched_by_size([-(-n // 16) for n in lengths], (640 << 10) // page_bytes))) > 1
+    assert len(list(bucketed_by_size([-(-n // 16) for n in lengths], (640 << 10) // page_bytes))) > 1
     check([(row, length - 1, 1) for row, length in enumerate(lengths)], 16)
 
 
@@ -111,14 +111,14 @@ def test_any_batch(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=60), st.integers(0, 300))
-def test_batches_hold_everyone_once_and_waste_little(sizes: list[int], worth: int) -> None:
-    batches = list(batched_by_size(sizes, worth))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
-    padded = sum(max(sizes[index] for index in batch) * len(batch) for batch in batches)
+def test_buckets_hold_everyone_once_and_waste_little(sizes: list[int], worth: int) -> None:
+    buckets = list(bucketed_by_size(sizes, worth))
+    assert sorted(index for bucket in buckets for index in bucket) == list(range(len(sizes)))
+    padded = sum(max(sizes[index] for index in bucket) * len(bucket) for bucket in buckets)
     assert padded - sum(sizes) <= worth * len(sizes)
-    if len(batches) > 1:
+    if len(buckets) > 1:
         one = max(sizes) * len(sizes)
-        assert padded + worth * (len(batches) - 1) < one
+        assert padded + worth * (len(buckets) - 1) < one
 
 
 def test_one_window_for_each_layer() -> None:

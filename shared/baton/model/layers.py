@@ -41,7 +41,10 @@ class Linear:
             return
         if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             return
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+        try:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 8)
+        except RuntimeError:  # This processor's oneDNN has no such layout.
+            return
         if not keep:
             self.weight = None
 

@@ -102,12 +102,13 @@ def fill(
     progress: bool = False,
 ) -> None:
     """Put every piece in its place. `tied_head` names a tensor that the checkpoint may hold but that is
-    not used. Raises WeightMismatch naming the tensors that are missing, unexpected or mis-shaped."""
+    not used. With `progress`, a terminal sees a bar. Raises WeightMismatch naming the tensors that are
+    missing, unexpected or mis-shaped."""
     if load_format not in LOAD_FORMATS:
         raise InvalidSetting("load_format", f"must be one of {', '.join(LOAD_FORMATS)}, not {load_format!r}")
     held = sum(piece.target.nbytes for piece in pieces)
     with tqdm(
-        total=held, desc="weights", unit="B", unit_scale=True, disable=not progress, leave=False
+        total=held, desc="weights", unit="B", unit_scale=True, disable=None if progress else True, leave=False
     ) as bar:
         for piece in _drawn(pieces, seed) if load_format == "dummy" else _read(pieces, directory, tied_head):
             bar.update(piece.target.nbytes)

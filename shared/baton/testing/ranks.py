@@ -37,7 +37,8 @@ def run_ranks(
     function of an importable module; `meeting` is a path that does not exist yet. `deadline_s` is for each
     collective."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["baton.testing.paged", "baton.testing.ranks"])
+    # Installed packages only: the server of Python 3.11 does not know this process's sys.path.
+    context.set_forkserver_preload(["numpy", "safetensors", "torch", "tqdm"])
     pipes, processes = [], []
     for rank in range(size):
         ours, theirs = context.Pipe()
