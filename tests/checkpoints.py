@@ -23,7 +23,7 @@ SHAPE = {
 }
 LLAMA3 = {
     "rope_type": "llama3",
-    "rope_theta": 5000.0,
+    "rope_theta": 16.0,
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
