@@ -55,6 +55,8 @@ class EngineConfig:
     """Attention by phase: one name, or prefill and decode names with a comma. auto picks by device."""
     graph_max_batch: int = 256
     """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
+    profile: str = ""
+    """Write a Chrome trace of some steps of rank 0 here, and a table of its kernels beside it."""
     threads: int = 0
     """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
 

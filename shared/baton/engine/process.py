@@ -20,6 +20,7 @@ from baton.core.types import Finish
 from baton.engine.batch import Batch
 from baton.engine.build import Built, build
 from baton.engine.loop import Engine
+from baton.engine.profile import Profile
 from baton.engine.spec import RankSpec, decode
 from baton.engine.steps import from_step, to_step
 from baton.protocol import engine as wire
@@ -110,6 +111,7 @@ def _lead(
     engine = Engine(
         built.scheduler, built.runner, overlap=built.config.overlap, announce=announce if followers else None
     )
+    profile = Profile(built.config.profile)
     progressed = True
     while True:
         wait = 0 if progressed else IDLE_POLL_MS if engine.idle else STARVED_POLL_MS
@@ -117,6 +119,8 @@ def _lead(
             break
         before = engine.scheduler.steps
         happened = engine.step()
+        if engine.scheduler.steps != before:
+            profile.step()
         progressed = not engine.idle and (
             bool(happened) or engine.scheduler.steps != before or engine.flying > 0
         )

@@ -65,20 +65,20 @@ def rotate_store_heads(
         tl.store(out, low.to(dtype), mask=inside)
         tl.store(out + D // 2, high.to(dtype), mask=inside)
     else:
-        head = (part - q_programs) * KV_GROUP + tl.arange(0, KV_GROUP)
-        inside = (head < KV_HEADS)[:, None]
-        at = head[:, None] * D + half[None, :]
-        source = row + HEADS * D + at
-        low, high = _rotated(source, inside, k_weight, half, cos, sin, eps, D, NORM, dtype)
+        # Names of their own: Triton wants one type for a name in both branches.
+        kv_head = (part - q_programs) * KV_GROUP + tl.arange(0, KV_GROUP)
+        kv_inside = (kv_head < KV_HEADS)[:, None]
+        source = row + HEADS * D + kv_head[:, None] * D + half[None, :]
+        k_low, k_high = _rotated(source, kv_inside, k_weight, half, cos, sin, eps, D, NORM, dtype)
         source += KV_HEADS * D
-        v_low = tl.load(source, mask=inside, other=0.0)
-        v_high = tl.load(source + D // 2, mask=inside, other=0.0)
+        v_low = tl.load(source, mask=kv_inside, other=0.0)
+        v_high = tl.load(source + D // 2, mask=kv_inside, other=0.0)
         table_row = tl.load(token_rows + token).to(tl.int64)
         page = tl.load(table + table_row * table_stride + position // PAGE).to(tl.int64)
         base = pool + page * page_stride + layer.to(tl.int64) * layer_stride + (position % PAGE) * D
-        place = base + head.to(tl.int64)[:, None] * head_stride + half[None, :]
+        place = base + kv_head.to(tl.int64)[:, None] * head_stride + half[None, :]
         kept: tl.constexpr = pool.dtype.element_ty
-        tl.store(place, low.to(dtype).to(kept), mask=inside)
-        tl.store(place + D // 2, high.to(dtype).to(kept), mask=inside)
-        tl.store(place + value_stride, v_low.to(kept), mask=inside)
-        tl.store(place + value_stride + D // 2, v_high.to(kept), mask=inside)
+        tl.store(place, k_low.to(dtype).to(kept), mask=kv_inside)
+        tl.store(place + D // 2, k_high.to(dtype).to(kept), mask=kv_inside)
+        tl.store(place + value_stride, v_low.to(kept), mask=kv_inside)
+        tl.store(place + value_stride + D // 2, v_high.to(kept), mask=kv_inside)

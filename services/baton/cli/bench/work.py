@@ -39,10 +39,14 @@ class Work:
 
     @staticmethod
     def make(count: int, inputs: Range, outputs: Range, vocab: int, seed: int) -> Work:
+        """The same draws in the same order as the small engines' common benchmark: 256 prompts of
+        100:1024 tokens, 100:1024 tokens out, seed 0 make 133,966 output tokens for everybody."""
         chance = random.Random(seed)
-        ids = min(vocab, 10_000)  # below every special token of the models that are compared
-        prompts = tuple(tuple(chance.choices(range(ids), k=inputs.draw(chance))) for _ in range(count))
-        return Work(prompts, tuple(outputs.draw(chance) for _ in range(count)))
+        most = min(vocab - 1, 10_000)  # below every special token of the models that are compared
+        prompts = []
+        for _ in range(count):
+            prompts.append(tuple(chance.randint(0, most) for _ in range(inputs.draw(chance))))
+        return Work(tuple(prompts), tuple(outputs.draw(chance) for _ in range(count)))
 
     @property
     def tokens(self) -> int:
