@@ -107,7 +107,7 @@ def train_steps(recipe: Recipe, network: Network, source: Iterator[Batch]) -> It
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     for step in range(recipe.steps):
         loss = loss_of(network, next(source))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         share = share_of_rate(recipe, step)
         for optimizer, peaks in zip(optimizers, rates, strict=True):
