@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from baton.sampling.fresh import Ints
 
+ALIGNED = 32
+"""Every array begins at a multiple of this many integers: kernels compiled for aligned pointers take it."""
 RING = 4
 """Buffers in turn: more than the steps that can be in flight."""
 
@@ -34,15 +37,27 @@ class Upload:
         """One int32 tensor on the device for each array."""
         if self.device.type == "cpu":
             return [torch.tensor(a, dtype=torch.int32) for a in arrays]
-        sizes = [len(a) for a in arrays]
-        total = sum(sizes)
+        begins = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([-(-len(a) // ALIGNED) * ALIGNED for a in arrays], out=begins[1:])
+        total = int(begins[-1])
         if total > self.capacity:
-            flat = torch.from_numpy(np.concatenate(arrays)).pin_memory().to(self.device, non_blocking=True)
-            return list(flat.split(sizes))
+            flat = self._packed(torch.empty(total, dtype=torch.int32, pin_memory=True), arrays, begins)
+            return self._parts(flat.to(self.device, non_blocking=True), arrays, begins)
         at = self._next = (self._next + 1) % RING
         self._copied[at].synchronize()
-        pinned = self._pinned[at]
-        np.concatenate(arrays, out=pinned.numpy()[:total])
-        flat = pinned[:total].to(self.device, non_blocking=True)
+        flat = self._packed(self._pinned[at][:total], arrays, begins).to(self.device, non_blocking=True)
         self._copied[at].record()
-        return list(flat.split(sizes))
+        return self._parts(flat, arrays, begins)
+
+    @staticmethod
+    def _packed(pinned: Tensor, arrays: Sequence[Ints], begins: npt.NDArray[np.int64]) -> Tensor:
+        host = pinned.numpy()
+        for array, begin in zip(arrays, begins, strict=False):
+            host[begin : begin + len(array)] = array
+        return pinned
+
+    @staticmethod
+    def _parts(flat: Tensor, arrays: Sequence[Ints], begins: npt.NDArray[np.int64]) -> list[Tensor]:
+        return [
+            flat[begin : begin + len(array)] for array, begin in zip(arrays, begins.tolist(), strict=False)
+        ]
