@@ -57,6 +57,8 @@ class EngineConfig:
     """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
     profile: str = ""
     """Write a Chrome trace of some steps of rank 0 here, and a table of its kernels beside it."""
+    profile_from: int = 300
+    """First step that is recorded; 24 are."""
     threads: int = 0
     """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
 

@@ -111,7 +111,7 @@ def _lead(
     engine = Engine(
         built.scheduler, built.runner, overlap=built.config.overlap, announce=announce if followers else None
     )
-    profile = Profile(built.config.profile)
+    profile = Profile(built.config.profile, built.config.profile_from)
     progressed = True
     while True:
         wait = 0 if progressed else IDLE_POLL_MS if engine.idle else STARVED_POLL_MS

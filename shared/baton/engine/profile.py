@@ -9,19 +9,22 @@ from typing import Any
 
 import torch
 
-SKIPPED = 300
-"""Steps before recording: prefills and the first decodes are over."""
 RECORDED = 24
+"""Steps."""
+WARMED = 4
+"""Steps before them in which the profiler runs already, because its own first ones are slow."""
 
 
 class Profile:
-    def __init__(self, path: str) -> None:
-        """`path`: where the trace is written; empty for none."""
+    def __init__(self, path: str, first: int) -> None:
+        """`path`: where the trace is written, empty for none; `first`: the first step recorded."""
         self._profiler: Any = None
         self._path = path
         if path:
             self._profiler = torch.profiler.profile(
-                schedule=torch.profiler.schedule(wait=SKIPPED - 4, warmup=4, active=RECORDED, repeat=1),
+                schedule=torch.profiler.schedule(
+                    wait=max(0, first - WARMED), warmup=WARMED, active=RECORDED, repeat=1
+                ),
                 on_trace_ready=self._write,
             )
             self._profiler.start()
