@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from baton.attention.base import Spans
 
@@ -172,7 +173,7 @@ class TorchAttention:
         """The query heads of one KV head stand in for a length: no key is repeated for them."""
         k, v = self._gather(bucket.rows, layer, bucket.count)
         grouped = q[bucket.tokens].view(bucket.count, self._kv_heads, self._group, self._head_dim)
-        found = F.scaled_dot_product_attention(grouped, k, v, attn_mask=bucket.mask, scale=self._scale)
+        found = _attention(grouped, k, v, bucket.mask, self._scale)
         out[bucket.tokens] = found.reshape(bucket.count, self._heads, self._head_dim)
 
     def _attend_prefill(self, q: Tensor, out: Tensor, layer: int, window: int | None, span: _Prefill) -> None:
@@ -186,13 +187,9 @@ class TorchAttention:
             stop = first + begin + count - span.skipped
             tokens = slice(span.start + begin, span.start + begin + count)
             grouped = q[tokens].view(count, self._kv_heads, self._group, self._head_dim)
-            found = F.scaled_dot_product_attention(
-                grouped.permute(1, 2, 0, 3),
-                k[:, :, start:stop],
-                v[:, :, start:stop],
-                attn_mask=self._mask(window, count, stop - start),
-                scale=self._scale,
-            )
+            mask = self._mask(window, count, stop - start)
+            keys, values = k[:, :, start:stop], v[:, :, start:stop]
+            found = _attention(grouped.permute(1, 2, 0, 3), keys, values, mask, self._scale)
             target = out[tokens].view(count, self._kv_heads, self._group, self._head_dim)
             target.copy_(found.permute(2, 0, 1, 3))
 
@@ -211,6 +208,14 @@ class TorchAttention:
             widest = torch.zeros(hidden.shape, dtype=self._rows.dtype, device=device)
             widest = self._masks[window] = widest.masked_fill_(hidden, float("-inf"))
         return widest[QUERY_TILE - queries :, widest.shape[1] - keys :]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    # The fused CUDA kernels want masks aligned to 16 bytes; ours are views. This is the reference there.
+    with sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 def bucketed_by_size(sizes: Sequence[int], worth: int) -> Iterator[list[int]]:

@@ -42,7 +42,7 @@ class EngineConfig:
     """Sequences that may be decoded together."""
     max_queued: int = 4096
     """Sequences that may wait; more are refused."""
-    prefill_budget: int = 8192
+    prefill_budget: int = 16384
     """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
     mixed: bool = False
     """Put prefill chunks and decodes into one step instead of running prefills first."""

@@ -82,6 +82,7 @@ class DecodeGraphs:
         self.last = last
         self.sampling = sampling
         self.sizes = ladder(largest)
+        self.pdl = torch.cuda.get_device_capability(pool.device) >= (9, 0)
         self.inputs = Inputs(largest, pool.device)
         self._captured: dict[int, Captured] = {}
         self._starts = torch.arange(largest + 1, dtype=torch.int32, device=pool.device)
@@ -127,7 +128,7 @@ class DecodeGraphs:
         logits = self.decoder.logits(hidden)
         tokens = sample(
             logits, self.sampling.temperature.index_select(0, spans.rows),
-            self.sampling.seeds.index_select(0, spans.rows), spans.lengths,
+            self.sampling.seeds.index_select(0, spans.rows), spans.lengths, pdl=self.pdl,
         )  # fmt: skip
         self.last.index_put_((spans.rows,), tokens.to(torch.int32))
         return logits, tokens

@@ -11,7 +11,8 @@ def choose_kernels(device: torch.device) -> Kernels:
     if device.type == "cuda":
         from baton.kernels.triton import TritonKernels
 
-        return TritonKernels()
+        # Programmatic dependent launch: a kernel's start hides behind the end of the one before it.
+        return TritonKernels(pdl=torch.cuda.get_device_capability(device) >= (9, 0))
     from baton.kernels.torch import TorchKernels
 
     return TorchKernels()
