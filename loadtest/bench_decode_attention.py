@@ -40,6 +40,7 @@ SHAPES: dict[str, Sequence[int]] = {
     "128 x 1100": [1100] * 128,
     "64 x 1300": [1300] * 64,
     "16 x 1500": [1500] * 16,
+    "9 x 1500, 7 pads": [1500] * 9 + [1] * 7,
     "1 x 1000": [1000],
 }
 TUNINGS = (
@@ -49,6 +50,7 @@ TUNINGS = (
     Tuning(least=4),
     Tuning(together=0),
     Tuning(together=100),
+    Tuning(overhead_together=4),
 )
 
 
@@ -269,14 +271,14 @@ def show(model: Model, name: str, step: Step, label: str, ms: float | None) -> N
     read = int(step.lengths.sum()) * model.kv_heads * 2 * model.head_dim * 2 * model.layers
     each = ms * 1e3 / model.layers
     print(
-        f"{model.name:11} {name:15} {label:34} {ms:7.3f} ms  {each:7.2f} us  {read / ms / 1e9:5.2f} TB/s",
+        f"{model.name:11} {name:16} {label:40} {ms:7.3f} ms  {each:7.2f} us  {read / ms / 1e9:5.2f} TB/s",
         flush=True,
     )
 
 
 def describe(tuning: Tuning) -> str:
     sizes = f"{tuning.warps} x {tuning.stages} overhead {tuning.overhead}"
-    return f"{sizes} least {tuning.least} together {tuning.together}"
+    return f"{sizes} least {tuning.least} together {tuning.together}/{tuning.overhead_together}"
 
 
 def measure(sweep: bool, models: Sequence[Model]) -> None:

@@ -37,6 +37,8 @@ class Tuning:
     """Tiles below which splitting a small step further does not pay."""
     together: int = 2
     """Pairs a block up to which its warps work on one piece together."""
+    overhead_together: int = 24
+    """`overhead` there: a graph's padding lines are pairs of one tile and must not meet in one block."""
 
 
 def cache_directory() -> Path:
@@ -60,6 +62,7 @@ def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
         "OVERHEAD": tuning.overhead,
         "LEAST": tuning.least,
         "TOGETHER": tuning.together,
+        "OVERHEAD_TOGETHER": tuning.overhead_together,
     }
     return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 

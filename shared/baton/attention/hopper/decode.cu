@@ -7,7 +7,8 @@
 // parts (parts.h), and puts them together in a fixed order, so equal inputs give equal bits. It waits for
 // parts still to come: that ends, because every block is resident and none waits before leaving its own part.
 //
-// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DWARPS -DSTAGES -DOVERHEAD -DLEAST -DTOGETHER.
+// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DWARPS -DSTAGES -DOVERHEAD -DLEAST
+// -DTOGETHER -DOVERHEAD_TOGETHER.
 #include "parts.h"
 #include "shares.h"
 #include "tiles.h"
@@ -286,7 +287,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     // Lengths, rows and table are written before the step's first kernel: they may be read before the
     // kernel that stored this layer's K and V has ended. Everything else may not.
     const bool together = step.batch * step.kv_heads <= static_cast<int>(gridDim.x) * TOGETHER;
-    const int overhead = together ? 2 * OVERHEAD : OVERHEAD;
+    const int overhead = together ? OVERHEAD_TOGETHER : OVERHEAD;
     read_batch(step, batch, overhead, warp_sums);
     const int total = batch.prefix[step.batch] * step.kv_heads, grid = gridDim.x;
     // Neighbouring pieces go to different multiprocessors.
