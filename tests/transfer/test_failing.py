@@ -79,6 +79,22 @@ def test_a_cancel_in_flight_is_answered_when_nothing_can_land_any_more(
     assert near.wait("here", Moved).outcome is Outcome.DONE, "other attempts go on"
 
 
+def test_a_cancelled_order_posts_no_further_part(near: Side, far: Far, there: PeerInfo) -> None:
+    near.open("here", LAYOUT, 0, Limits(window=1, part_descriptors=1))
+    near.meet("here", there)
+    far.put("shared", bytes([1]) * LAYOUT.bytes)
+    near.ranks["here"].pool[:] = 2
+    far.pause()
+    near.move("here", push(there.incarnation, PAGES, PAGES[::-1], attempt="halves"))
+    time.sleep(0.05)
+    near.ranks["here"].mover.cancel("halves")
+    far.go_on()
+    near.wait("here", Aborted)
+    there_now = far.get("shared")
+    landed = sum(there_now[page * LAYOUT.page_bytes] == 2 for page in PAGES)
+    assert landed == 1, "one part was in flight"
+
+
 def test_a_cancel_before_anything_is_posted_is_answered_at_once(
     near: Side, far: Far, there: PeerInfo
 ) -> None:

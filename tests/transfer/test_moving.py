@@ -12,7 +12,7 @@ from tests.transfer.side import HEADS, LAYOUT, Far, Side, pull, push
 
 from baton.transfer.layout import PoolLayout, Span, rank_pairs, shard_heads
 from baton.transfer.messages import PeerInfo
-from baton.transfer.orders import Landed, Moved, Outcome, Quieted, Taken
+from baton.transfer.orders import Landed, Limits, Moved, Outcome, Quieted, Taken
 
 
 def shards(count: int) -> list[PoolLayout]:
@@ -97,9 +97,9 @@ def test_every_tensor_parallel_pair_moves_the_right_heads(
         far.close(f"f{rank}")
 
 
-def test_200_random_transfers_leave_what_a_copy_would_leave(
-    near: Side, far: Far, here: PeerInfo, there: PeerInfo
-) -> None:
+def test_200_random_transfers_leave_what_a_copy_would_leave(near: Side, far: Far, there: PeerInfo) -> None:
+    near.open("here", LAYOUT, 0, Limits(window=2, part_descriptors=3, part_bytes=4 * LAYOUT.page_bytes))
+    near.meet("here", there)
     rng = random.Random(0)
     mine, theirs = pool(noise(LAYOUT, 3), LAYOUT), pool(noise(LAYOUT, 4), LAYOUT)
     near.put("here", mine.tobytes())
