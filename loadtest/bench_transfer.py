@@ -108,15 +108,10 @@ def far(arguments: argparse.Namespace) -> None:
             elif word == "colours":
                 pipe.send([(int(end.pages[p].min()), int(end.pages[p].max())) for p in value])
             elif word == "expect":
-                # Also keeps this mover looking often, as it would for a request it waits for.
                 attempt, sender = value
                 pipe.send(end.mover.expect(attempt, {sender: 0}, WAIT_S))
             elif word == "landed":
                 pipe.send(end.wait(Landed, value))
-            elif word == "progress":
-                while not pipe.poll(0):
-                    end.agent.notes()
-                pipe.send(pipe.recv())
     end.mover.close()
     end.agent.close()
 
@@ -211,7 +206,6 @@ class Bench:
     def bare_once(self, case: Case) -> tuple[float, float, float]:
         agent = self.end.agent
         local, remote = choose(case, self.end.layout.pages, self.rng)
-        self.pipe.send(("progress", None))
         begin = time.perf_counter()
         transfer = agent.make(case.push, self.bare.incarnation, self.span, local, remote)
         made = time.perf_counter()
@@ -220,8 +214,6 @@ class Bench:
         while not agent.poll(transfer):
             pass
         done = time.perf_counter()
-        self.pipe.send("enough")
-        self.pipe.recv()
         return made - begin, posted - made, done - begin
 
     def through_movers(self, case: Case, number: int) -> tuple[float, float]:
@@ -252,11 +244,8 @@ class Bench:
         self.end.paint(3)
         self.ask("paint", 100)
         transfer = self.end.agent.post(case.push, self.bare.incarnation, self.span, local, remote)
-        self.pipe.send(("progress", None))
         while not self.end.agent.poll(transfer):
             pass
-        self.pipe.send("enough")
-        self.pipe.recv()
         some = slice(0, 8)
         if case.push:
             colours = self.ask("colours", remote[some].tolist())

@@ -75,10 +75,11 @@ def test_pages_go_from_gpu_to_gpu_after_their_event(target: str, wanted: object)
     verdict = mover.add_peer(there).result(60)
     print(verdict.message)
     torch.cuda.synchronize(0)
-    torch.cuda._sleep(200_000_000)  # about 0.1 s, so that the write is not done when the order is given
-    pages[0].fill_(9)
     event = torch.cuda.Event()
-    event.record()
+    with torch.cuda.device(0):
+        torch.cuda._sleep(200_000_000)  # about 0.1 s, so that the write is not done when the order is given
+        pages[0].fill_(9)
+        event.record()
     chosen = list(range(1, 64, 3))
     order = Push(
         attempt="a",

@@ -6,6 +6,7 @@ Over TCP a process that is stopped by a signal leaves transfers to it in flight 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -119,6 +120,17 @@ def test_a_transfer_that_does_not_end_is_reported_at_its_deadline_and_quiet_late
     assert (moved.outcome, moved.quiet) == (Outcome.TIMED_OUT, False)
     stopped.go_on()
     near.wait("here", Quieted)
+
+
+def test_closing_waits_until_what_is_in_flight_has_settled(near: Side, stopped: Far, there: PeerInfo) -> None:
+    near.move("here", push(there.incarnation, PAGES, PAGES, attempt="open"))
+    time.sleep(0.05)
+    rank = near.ranks["here"]
+    rank.mover.cancel("open")
+    assert near.wait("here", Moved).quiet is False
+    rank.mover.close()
+    kinds = [type(report) for report in near.rest("here")]
+    assert kinds == [PeerDropped, Quieted, Aborted]
 
 
 def test_a_peer_that_never_ends_a_transfer_is_dropped(near: Side, far: Far, there: PeerInfo) -> None:
@@ -279,6 +291,9 @@ def test_orders_are_bounded(near: Side, there: PeerInfo) -> None:
 
 
 def test_closing_ends_everything_and_says_so(near: Side, there: PeerInfo) -> None:
+    near.open("first", LAYOUT)  # what a first agent leaves in the process is UCX's own
+    near.close("first")
+    threads = os.listdir("/proc/self/task")
     near.open("here", LAYOUT)
     near.meet("here", there)
     near.move("here", push(there.incarnation, [1], [1], attempt="open", ready=lambda: False))
@@ -290,6 +305,7 @@ def test_closing_ends_everything_and_says_so(near: Side, there: PeerInfo) -> Non
     assert (moved.attempt, moved.outcome, moved.quiet) == ("open", Outcome.CANCELLED, True)
     assert meeting.exception(0.1) is not None
     assert rank.agent.peers == ()
+    assert len(os.listdir("/proc/self/task")) <= len(threads)
     with pytest.raises(Draining):
         rank.mover.cancel("anything")
     with pytest.raises(Draining):

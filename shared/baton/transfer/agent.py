@@ -4,6 +4,9 @@ The rank makes one agent over its pool as it starts and hands it to a `Mover`, w
 then on the only one that calls it: nothing here is thread-safe. Calls return at once, except that a
 transport that copies by itself (host memory) copies inside `start`. A peer's handles are released
 before the peer is removed, and nothing touches them after.
+
+The transport needs no UCX_* variable. UCX_NET_DEVICES picks NICs where a host has several, and UCX_TLS
+restricts it, which tests use to get the slow paths.
 """
 
 from __future__ import annotations
@@ -63,6 +66,7 @@ class Agent:
         self.place = place_of(region)
         self._peers: dict[str, Peer] = {}
         self._lists: dict[tuple[int, int], int] = {}
+        self.bind_thread()
         self._nixl: Binding | None = Binding(self.incarnation, progress_us)
         self._registration = self._nixl.register(region.address, layout.bytes, region.device, region.segment)
         self._metadata = self._nixl.metadata()
@@ -87,7 +91,7 @@ class Agent:
         )
 
     def bind_thread(self) -> None:
-        """Make the GPU's primary context current; the first call of a thread that will post."""
+        """Make the rank's GPU the thread's current one; the first call of a thread that will post."""
         if self.region.kind is not Kind.HOST:
             import torch
 
