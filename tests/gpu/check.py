@@ -174,15 +174,19 @@ def sampling() -> None:
 
 def decode() -> None:
     """One layer's attention in a captured batch: 0.6B's heads."""
-    for count, length in ((256, 600), (128, 1100), (64, 1300), (16, 1500), (1, 1000)):
+    for count, least, most in (
+        (256, 600, 606), (256, 200, 1400), (128, 1100, 1106), (64, 1300, 1306), (64, 200, 2400),
+        (16, 1500, 1506), (16, 200, 6000), (1, 1000, 1000), (1, 30000, 30000),
+    ):  # fmt: skip
         shape = Shape(16, 8, 128, 16, layers=28)
-        batch, pool = reference.batch([(1, length + i % 7) for i in range(count)], shape, "cuda")
+        spread = torch.linspace(least, most, count).round().long()[torch.randperm(count)].tolist()
+        batch, pool = reference.batch([(1, length) for length in spread], shape, "cuda")
         q = random(count, 16, 128)
-        moved = sum(batch.lengths.tolist()) * 2 * 8 * 128 * 2
+        moved = sum(spread) * 2 * 8 * 128 * 2
         want = reference.attention(q, pool, 3, batch, 128**-0.5)
         for name, owner in (
             ("flashinfer", FlashInferAttention(pool, 16, 8, 128**-0.5, count)),
-            ("triton", TritonAttention(pool, 16, 8, 128**-0.5)),
+            ("triton", TritonAttention(pool, 16, 8, 128**-0.5, pdl=True)),
         ):
             graph = owner.graph(count)
             graph.plan(batch)
@@ -191,8 +195,8 @@ def decode() -> None:
             graph.attend(q, 0, batch)
             wrong = error(graph.attend(q, 3, batch), want)
             us = replayed([partial(graph.attend, q, i, batch) for i in range(28)])
-            note = f"{moved / us / 1e6:.2f} TB/s; plan on the host {fast:.0f} µs, eager {full:.0f} µs"
-            line(f"decode {name} {count} x {length}", wrong, us, moved / BYTES_PER_US, note)
+            note = f"{moved / us / 1e6:.2f} TB/s; plan on the host {fast:.0f} us, eager {full:.0f} us"
+            line(f"decode {name} {count} x {least}-{most}", wrong, us, moved / BYTES_PER_US, note)
 
 
 def prefill() -> None:
@@ -218,13 +222,15 @@ def prefill() -> None:
 def steps() -> None:
     """A whole decode step of the 0.6B shape in one graph."""
     for count, length in ((256, 600), (64, 1300), (16, 1500), (1, 1000)):
-        tokens = []
-        for pdl in (False, True):
-            step = Step(SMALL, count, length, pdl)
-            us = replayed([step.run])
-            tokens.append(step.run().clone())
-            line(f"step 0.6B {count} x {length}{' pdl' if pdl else ''}", None, us, step.bytes / BYTES_PER_US)
-        assert torch.equal(*tokens), "programmatic launch changed the tokens"
+        for attention in ("flashinfer", "triton"):
+            tokens = []
+            for pdl in (False, True):
+                step = Step(SMALL, count, length, pdl, attention)
+                us = replayed([step.run])
+                tokens.append(step.run().clone())
+                name = f"step 0.6B {attention} {count} x {length}{' pdl' if pdl else ''}"
+                line(name, None, us, step.bytes / BYTES_PER_US)
+            assert torch.equal(*tokens), "programmatic launch changed the tokens"
 
 
 SECTIONS = {f.__name__: f for f in (rows, rotate, experts, sampling, decode, prefill, steps)}

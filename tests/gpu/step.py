@@ -10,6 +10,7 @@ from tests.gpu.reference import Shape
 from torch import Tensor
 
 from baton.attention.flashinfer import FlashInferAttention
+from baton.attention.triton import TritonAttention
 from baton.kernels.triton import TritonKernels
 from baton.sampling.fused import sample
 
@@ -33,7 +34,7 @@ SMALL = Size(28, 1024, 16, 8, 3072, 151936)
 class Step:
     """One batch of equal lengths; weights are made anew from one seed, so that two steps are comparable."""
 
-    def __init__(self, size: Size, count: int, length: int, pdl: bool) -> None:
+    def __init__(self, size: Size, count: int, length: int, pdl: bool, attention: str) -> None:
         chance = torch.Generator("cuda").manual_seed(1)
 
         def weight(*shape: int) -> Tensor:
@@ -56,9 +57,12 @@ class Step:
         self.norm, self.heads_norm = weight(size.hidden), (weight(dim), weight(dim))
         shape = Shape(size.heads, size.kv_heads, dim, 16, size.layers)
         self.spans, self.pool = reference.batch([(1, length)] * count, shape, "cuda")
-        self.attention = FlashInferAttention(
-            self.pool, size.heads, size.kv_heads, dim**-0.5, count, pdl=pdl
-        ).graph(count)
+        which = (self.pool, size.heads, size.kv_heads, dim**-0.5)
+        owner = {
+            "flashinfer": lambda: FlashInferAttention(*which, count, pdl=pdl),
+            "triton": lambda: TritonAttention(*which, pdl=pdl),
+        }[attention]()
+        self.attention = owner.graph(count)
         self.attention.plan(self.spans)
         self.spans = replace(self.spans, host=None)
         self.kernels, self.pdl = TritonKernels(pdl), pdl

@@ -43,16 +43,20 @@ class TritonAttention:
         scale: float,
         *,
         window: int | None = None,
+        pdl: bool = False,
         programs: int = PROGRAMS,
     ) -> None:
         """`heads` and `kv_heads` are this rank's; `window` is how many tokens a token sees, itself included.
-        Decode cuts sequences into parts until about as many programs run as `programs`."""
+        `pdl` launches kernels before the one ahead has ended (compute capability 9.0 or later). Decode cuts
+        sequences into parts until about as many programs run as `programs`."""
         _, _, _, _, page_size, head_dim = pool.shape
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
         self._pool, self._heads, self._scale, self._window = pool, heads, scale, window
         self._kv_heads, self._page_size, self._head_dim = kv_heads, page_size, head_dim
         self._group = heads // kv_heads
         self._programs = programs
+        self._pdl = pdl
+        self._options = {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}
         self._precision = "ieee" if pool.dtype == torch.float32 else "tf32"
         self._prefill_tokens = 0
         self._tiles = 0
@@ -73,8 +77,9 @@ class TritonAttention:
     def graph(self, size: int) -> TritonAttention:
         """An `Attention` for a captured decode batch."""
         return TritonAttention(
-            self._pool, self._heads, self._kv_heads, self._scale, window=self._window, programs=self._programs
-        )
+            self._pool, self._heads, self._kv_heads, self._scale,
+            window=self._window, pdl=self._pdl, programs=self._programs,
+        )  # fmt: skip
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
         out = torch.empty_like(q)
@@ -97,8 +102,9 @@ class TritonAttention:
         self._launch(grid, q, out, layer, spans, spans.prefills, decodes, self._decode_tile, (sums, tops))
         if parts > 1:
             join_parts[(decodes * self._heads,)](
-                sums, tops, out, self._prefill_tokens * self._heads, parts, D=self._head_dim, num_warps=1
-            )
+                sums, tops, out, self._prefill_tokens * self._heads, parts, D=self._head_dim, num_warps=1,
+                **self._options,
+            )  # fmt: skip
 
     def _launch(
         self,
@@ -120,6 +126,7 @@ class TritonAttention:
             GROUP=self._group, WINDOW=self._window or 0, D=self._head_dim, PAGE=self._page_size,
             BLOCK_M=tile.rows, BLOCK_N=tile.tokens, VALUES=value_stride, DECODE=first_span == spans.prefills,
             SPLIT=grid[2] > 1, PRECISION=self._precision, num_warps=tile.warps, num_stages=tile.stages,
+            **self._options,
         )  # fmt: skip
 
 

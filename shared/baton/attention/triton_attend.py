@@ -4,12 +4,14 @@
 Launched by `attention.triton` alone. A tile is BLOCK_M rows of one span and KV head, where a row is one
 query head of one token: the heads that share a KV head are rows beside each other, so short spans still fill
 a tile. A sequence may be cut into parts that are attended by different programs and joined afterwards.
+Under programmatic dependent launch (PDL) both wait for the kernel ahead before they touch memory.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LOG2E = tl.constexpr(1.4426950408889634)
 SPANS = tl.constexpr(64)
@@ -75,9 +77,12 @@ def attend_tiles(
     table_stride, page_stride, head_stride, layer_stride,
     GROUP: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, VALUES: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program per tile, KV head and part of the sequence."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     head = tl.program_id(1)
     heads = tl.num_programs(1) * GROUP
     if DECODE:
@@ -121,8 +126,11 @@ def attend_tiles(
 
 
 @triton.jit(do_not_specialize=["first_row", "parts"])
-def join_parts(part_sums, part_tops, out, first_row, parts, D: tl.constexpr):
+def join_parts(part_sums, part_tops, out, first_row, parts, D: tl.constexpr, PDL: tl.constexpr):
     """One program per token and head: its parts' averages, weighted by their shares of the softmax."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     row = first_row + tl.program_id(0).to(tl.int64)
     column = tl.arange(0, D)
     top = float("-inf")

@@ -36,6 +36,41 @@ def _rotated(
     return low * cos - high * sin, high * cos + low * sin
 
 
+@triton.jit
+def _store_kv(
+    row, pool, k_weight, head, half, cos, sin, eps, head_stride, value_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """Keys and values of some heads; pool points to this token's slot for head 0."""
+    inside = (head < KV_HEADS)[:, None]
+    source = row + HEADS * D + head[:, None] * D + half[None, :]
+    dtype: tl.constexpr = row.dtype.element_ty
+    kept: tl.constexpr = pool.dtype.element_ty
+    low, high = _rotated(source, inside, k_weight, half, cos, sin, eps, D, NORM, dtype)
+    source += KV_HEADS * D
+    v_low = tl.load(source, mask=inside, other=0.0)
+    v_high = tl.load(source + D // 2, mask=inside, other=0.0)
+    place = pool + head.to(tl.int64)[:, None] * head_stride + half[None, :]
+    tl.store(place, low.to(dtype).to(kept), mask=inside)
+    tl.store(place + D // 2, high.to(dtype).to(kept), mask=inside)
+    tl.store(place + value_stride, v_low.to(kept), mask=inside)
+    tl.store(place + value_stride + D // 2, v_high.to(kept), mask=inside)
+
+
+@triton.jit
+def _store_q(
+    row, q_out, q_weight, head, half, cos, sin, eps,
+    HEADS: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """Queries of some heads; q_out points to this token's head 0."""
+    inside = (head < HEADS)[:, None]
+    at = head[:, None] * D + half[None, :]
+    dtype: tl.constexpr = row.dtype.element_ty
+    low, high = _rotated(row + at, inside, q_weight, half, cos, sin, eps, D, NORM, dtype)
+    tl.store(q_out + at, low.to(dtype), mask=inside)
+    tl.store(q_out + at + D // 2, high.to(dtype), mask=inside)
+
+
 @triton.jit(do_not_specialize=["layer"])
 def rotate_store_heads(
     qkv, q_out, pool, cos_sin, q_weight, k_weight, table, token_rows, positions, layer, eps,
@@ -55,30 +90,15 @@ def rotate_store_heads(
     cos = tl.load(cos_sin + position.to(tl.int64) * D + half)[None, :]
     sin = tl.load(cos_sin + position.to(tl.int64) * D + D // 2 + half)[None, :]
     row = qkv + token * ((HEADS + 2 * KV_HEADS) * D)
-    dtype: tl.constexpr = qkv.dtype.element_ty
     if part < q_programs:
-        head = part * GROUP + tl.arange(0, GROUP)
-        inside = (head < HEADS)[:, None]
-        at = head[:, None] * D + half[None, :]
-        low, high = _rotated(row + at, inside, q_weight, half, cos, sin, eps, D, NORM, dtype)
-        out = q_out + token * (HEADS * D) + at
-        tl.store(out, low.to(dtype), mask=inside)
-        tl.store(out + D // 2, high.to(dtype), mask=inside)
+        q_head = part * GROUP + tl.arange(0, GROUP)
+        place = q_out + token * (HEADS * D)
+        _store_q(row, place, q_weight, q_head, half, cos, sin, eps, HEADS, D, NORM)
     else:
-        # Names of their own: Triton wants one type for a name in both branches.
         kv_head = (part - q_programs) * KV_GROUP + tl.arange(0, KV_GROUP)
-        kv_inside = (kv_head < KV_HEADS)[:, None]
-        source = row + HEADS * D + kv_head[:, None] * D + half[None, :]
-        k_low, k_high = _rotated(source, kv_inside, k_weight, half, cos, sin, eps, D, NORM, dtype)
-        source += KV_HEADS * D
-        v_low = tl.load(source, mask=kv_inside, other=0.0)
-        v_high = tl.load(source + D // 2, mask=kv_inside, other=0.0)
-        table_row = tl.load(token_rows + token).to(tl.int64)
-        page = tl.load(table + table_row * table_stride + position // PAGE).to(tl.int64)
-        base = pool + page * page_stride + layer.to(tl.int64) * layer_stride + (position % PAGE) * D
-        place = base + kv_head.to(tl.int64)[:, None] * head_stride + half[None, :]
-        kept: tl.constexpr = pool.dtype.element_ty
-        tl.store(place, k_low.to(dtype).to(kept), mask=kv_inside)
-        tl.store(place + D // 2, k_high.to(dtype).to(kept), mask=kv_inside)
-        tl.store(place + value_stride, v_low.to(kept), mask=kv_inside)
-        tl.store(place + value_stride + D // 2, v_high.to(kept), mask=kv_inside)
+        page = tl.load(table + tl.load(token_rows + token).to(tl.int64) * table_stride + position // PAGE)
+        slot = pool + page.to(tl.int64) * page_stride + layer.to(tl.int64) * layer_stride
+        _store_kv(
+            row, slot + (position % PAGE) * D, k_weight, kv_head, half, cos, sin, eps, head_stride,
+            value_stride, HEADS, KV_HEADS, D, NORM,
+        )  # fmt: skip
