@@ -25,6 +25,7 @@ from baton.model.decoder import load
 from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
+from baton.transfer import Agent, PoolLayout, allocate
 
 Progress = Callable[[str, float], None]
 
@@ -35,6 +36,8 @@ GPU_SHARE = 0.9
 """Of the device's free memory, for weights and pool together."""
 CPU_SHARE = 0.2
 """Of the free memory: a laptop has other work, and several workers may share it."""
+CPU_POOL_BYTES = 1 << 30
+"""Largest pool that is taken unasked on a CPU: the transport registers all of it, which touches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,12 @@ class Built:
     shape: PoolShape
     eos: tuple[int, ...]
     attention: str
+    agent: Agent | None = None
+    """Present when the engine hands pages over."""
+    layouts: tuple[PoolLayout, ...] = ()
+    """Of all ranks."""
 
-    def facts(self, seconds: float) -> EngineFacts:
+    def facts(self, seconds: float, ranks: tuple[bytes, ...] = ()) -> EngineFacts:
         limits = self.scheduler.limits
         return EngineFacts(
             pages=self.shape.pages - 1,
@@ -63,6 +70,7 @@ class Built:
             attention=self.attention,
             tensor_parallel=self.config.tensor_parallel,
             fingerprint=self.runner.decoder.config.fingerprint(self.config.dtype),
+            ranks=ranks,
             seconds=seconds,
         )
 
@@ -81,7 +89,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     progress("weights", 1.0)
     shape = _pool_shape(config, model, ranks, device)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
-    pool = make_pool(shape, device, dtype)
+    layouts = _layouts(config, model, shape, ranks.size) if config.handover else ()
+    memory = allocate(layouts[ranks.rank].bytes, _name(device)) if layouts else None
+    pool = make_pool(shape, device, dtype, memory.tensor if memory else None)
     need = Need(
         pool, model.heads // ranks.size, shape.kv_heads, model.scale, model.windows, config.max_running
     )
@@ -91,7 +101,28 @@ def build(spec: RankSpec, progress: Progress) -> Built:
         graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
     )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)
-    return Built(config, scheduler, runner, shape, model.eos_token_ids, name)
+    agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
+    return Built(config, scheduler, runner, shape, model.eos_token_ids, name, agent, layouts)
+
+
+def _name(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else f"cuda:{device.index}"
+
+
+def _layouts(
+    config: EngineConfig, model: ModelConfig, shape: PoolShape, ranks: int
+) -> tuple[PoolLayout, ...]:
+    """Every rank's pool, as other workers see it."""
+    fingerprint = model.fingerprint(config.dtype).hex()
+    held = [model.kv_heads_of(rank, ranks) for rank in range(ranks)]
+    return tuple(
+        PoolLayout(
+            pages=shape.pages, layers=shape.layers, page_size=shape.page_size, head_dim=shape.head_dim,
+            dtype=config.dtype, kv_heads=len(heads), first_kv_head=heads.start, total_kv_heads=model.kv_heads,
+            model=fingerprint,
+        )
+        for heads in held
+    )  # fmt: skip
 
 
 def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
@@ -142,6 +173,9 @@ def _pool_shape(config: EngineConfig, model: ModelConfig, ranks: Ranks, device: 
         return fit_pages(shape, config.pages, max_model_len=least, setting="pages")
     fraction = config.memory_fraction if device.type == "cuda" else config.memory_fraction / ranks.size
     shape = fit_memory(shape, device, fraction, max_model_len=least)
+    if device.type == "cpu" and config.memory_fraction == CPU_SHARE:
+        enough = max(CPU_POOL_BYTES // ranks.size // shape.page_bytes, shape.pages_for(least) + 1)
+        shape = replace(shape, pages=min(shape.pages, enough))
     pages = ranks.join(torch.tensor([[shape.pages]], dtype=torch.int32, device=device)).min()
     return replace(shape, pages=int(pages))
 

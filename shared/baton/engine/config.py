@@ -59,6 +59,8 @@ class EngineConfig:
     """Write a Chrome trace of some steps of rank 0 here, and a table of its kernels beside it."""
     profile_from: int = 300
     """First step that is recorded; 24 are."""
+    handover: bool = False
+    """Whether pages can be exchanged with other workers: registers the pool with the transport."""
     threads: int = 0
     """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
 

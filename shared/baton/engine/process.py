@@ -12,31 +12,32 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import zmq
 
-from baton.core.errors import BatonError, InvalidRequest, Refused
-from baton.core.types import Finish
-from baton.engine.batch import Batch
+from baton.core.errors import BatonError, DeadlineExceeded
 from baton.engine.build import Built, build
-from baton.engine.loop import Engine
-from baton.engine.profile import Profile
+from baton.engine.carrier import Carrier
+from baton.engine.flight import Flight
+from baton.engine.lead import Lead
 from baton.engine.spec import RankSpec, decode
-from baton.engine.steps import from_step, to_step
+from baton.engine.steps import from_step
 from baton.protocol import engine as wire
 
 log = logging.getLogger("baton.engine")
 
-IDLE_POLL_MS = 1000
-"""How long an idle rank sleeps between looks; messages wake it at once."""
-STARVED_POLL_MS = 2
-"""How long to wait when there is work but nothing can be launched or absorbed."""
+GIL_SECONDS = 0.0005
+"""How long one thread may hold the interpreter: the mover's looks must not wait for the loop's."""
+INTRODUCTION_SECONDS = 120.0
+"""How long the following ranks may take to say how they are reached."""
 
 
 def main() -> None:
     spec = decode(sys.stdin.buffer.readline())
+    sys.setswitchinterval(GIL_SECONDS)
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
-    context = zmq.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     outbox = context.socket(zmq.PUSH)
     outbox.setsockopt(zmq.LINGER, 2000)
     outbox.connect(spec.outbox)
@@ -50,7 +51,7 @@ def main() -> None:
         text = str(error) if isinstance(error, BatonError) else f"{type(error).__name__}: {error}"
         outbox.send(wire.encode(wire.Fault(spec.rank, code, text)))
     outbox.close()
-    context.term()
+    context.term() if status == 0 else time.sleep(0.1)
     # Collectives of other ranks may be waiting for this one for ever; no destructor may either.
     os._exit(status)
 
@@ -66,91 +67,83 @@ def _serve(spec: RankSpec, context: zmq.Context[zmq.Socket[bytes]], outbox: zmq.
     began = time.monotonic()
 
     def progress(stage: str, done: float) -> None:
-        outbox.send(wire.encode(wire.Loading(stage, done)))
+        if spec.rank == 0:
+            outbox.send(wire.encode(wire.Loading(stage, done)))
 
     inbox = context.socket(zmq.PULL)
     inbox.bind(spec.inbox if spec.rank == 0 else spec.followers[spec.rank - 1])
-    followers = _followers(spec, context)
-    built = build(spec, progress if spec.rank == 0 else lambda stage, done: None)
-    if spec.rank:
-        _follow(built, inbox)
-        return
-    outbox.send(wire.encode(wire.Ready(wire.VERSION, built.facts(time.monotonic() - began))))
-    _lead(built, inbox, outbox, followers)
+    followers = [_pushing(context, address) for address in spec.followers] if spec.rank == 0 else []
+    built = build(spec, progress)
+    carrier, reports = _carrier(spec, context, built)
+    if spec.rank == 0:
+        ranks = _introduced(spec, inbox, carrier)
+        facts = built.facts(time.monotonic() - began, ranks)
+        outbox.send(wire.encode(wire.Ready(wire.VERSION, facts)))
+        Lead(built, inbox, outbox, followers, carrier).run()
+    else:
+        if carrier is not None and reports is not None:
+            reports(wire.Introduced(spec.rank, carrier.info))
+        _follow(built, inbox, carrier)
+    if carrier is not None:
+        carrier.close()
+    for socket in (inbox, *followers):
+        socket.close()
 
 
-def _followers(spec: RankSpec, context: zmq.Context[zmq.Socket[bytes]]) -> list[zmq.Socket[bytes]]:
-    if spec.rank:
-        return []
-    sockets = []
-    for address in spec.followers:
-        socket = context.socket(zmq.PUSH)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(address)
-        sockets.append(socket)
-    return sockets
+def _pushing(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.PUSH)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.connect(address)
+    return socket
 
 
-def _follow(built: Built, inbox: zmq.Socket[bytes]) -> None:
+def _carrier(
+    spec: RankSpec, context: zmq.Context[zmq.Socket[bytes]], built: Built
+) -> tuple[Carrier | None, Callable[[wire.FromRank | wire.Fault], None] | None]:
+    """The rank's part in hand-overs, and the way its reports take to rank 0."""
+    if built.agent is None:
+        return None, None
+    socket = _pushing(context, spec.inbox)
+    front = _pushing(context, spec.outbox)
+    lock = threading.Lock()  # the mover's thread reports; so does whoever sends what cannot be sent
+
+    def report(message: wire.FromRank | wire.Fault) -> None:
+        with lock:
+            (front if isinstance(message, wire.Fault) else socket).send(wire.encode(message))
+
+    return Carrier(built.agent, built.layouts, report), report
+
+
+def _introduced(spec: RankSpec, inbox: zmq.Socket[bytes], carrier: Carrier | None) -> tuple[bytes, ...]:
+    """How each rank is reached, in order; empty without hand-overs."""
+    if carrier is None:
+        return ()
+    infos = {0: carrier.info}
+    deadline = time.monotonic() + INTRODUCTION_SECONDS
+    while len(infos) < spec.config.tensor_parallel:
+        if not inbox.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            raise DeadlineExceeded(f"only {len(infos)} of {spec.config.tensor_parallel} ranks became ready")
+        message = wire.read_to_engine(inbox.recv())
+        assert isinstance(message, wire.Introduced), f"{message!r} before all ranks were ready"
+        infos[message.rank] = message.info
+    return tuple(infos[rank] for rank in sorted(infos))
+
+
+def _follow(built: Built, inbox: zmq.Socket[bytes], carrier: Carrier | None) -> None:
     """Ranks 1…: carry out what rank 0 says, in order, until it says stop (an empty message)."""
-    flights = []
+    flights: list[Flight] = []
     while data := inbox.recv():
-        flights.append(built.runner.launch(from_step(wire.read_step(data))))
-        if len(flights) > 2:
-            flights.pop(0).result()  # surfaces errors, and bounds how far the host runs ahead
-
-
-def _lead(
-    built: Built, inbox: zmq.Socket[bytes], outbox: zmq.Socket[bytes], followers: list[zmq.Socket[bytes]]
-) -> None:
-    def announce(batch: Batch) -> None:
-        data = wire.encode(to_step(batch))
-        for socket in followers:
-            socket.send(data)
-
-    engine = Engine(
-        built.scheduler, built.runner, overlap=built.config.overlap, announce=announce if followers else None
-    )
-    profile = Profile(built.config.profile, built.config.profile_from)
-    progressed = True
-    while True:
-        wait = 0 if progressed else IDLE_POLL_MS if engine.idle else STARVED_POLL_MS
-        if not _receive(engine, inbox, wait):
-            break
-        before = engine.scheduler.steps
-        happened = engine.step()
-        if engine.scheduler.steps != before:
-            profile.step()
-        progressed = not engine.idle and (
-            bool(happened) or engine.scheduler.steps != before or engine.flying > 0
-        )
-        if happened.updates:
-            outbox.send(wire.encode(wire.News(happened.updates, engine.scheduler.load())))
-    for socket in followers:
-        socket.send(b"")
-    engine.close()
-
-
-def _receive(engine: Engine, inbox: zmq.Socket[bytes], wait_ms: int) -> bool:
-    """Take in every message that has come; False when told to stop."""
-    while inbox.poll(wait_ms):
-        wait_ms = 0
-        match wire.read_to_engine(inbox.recv()):
-            case wire.Submit(request=request):
-                try:
-                    engine.submit(request)
-                except (InvalidRequest, Refused) as error:
-                    engine.scheduler.updates.append(_refusal(request.id, error))
-            case wire.Abort(id=id):
-                engine.abort(id)
-            case wire.Stop():
-                return False
-    return True
-
-
-def _refusal(id: str, error: BatonError) -> wire.Update:
-    field = getattr(error, "field", None)
-    return wire.Update(id, finish=Finish.ERROR.value, error=str(error), code=error.code, field=field)
+        message = wire.read_to_rank(data)
+        if isinstance(message, wire.Step):
+            flights.append(built.runner.launch(from_step(message)))
+            if len(flights) > 2:
+                flights.pop(0).result()  # surfaces errors, and bounds how far the host runs ahead
+            continue
+        assert carrier is not None, "a hand-over in an engine that was started without"
+        if isinstance(message, wire.Send) and built.config.device == "cpu":
+            while flights:  # the pages must be written before they are sent
+                flights.pop(0).result()
+        carrier.obey(message)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import zmq
 import zmq.asyncio
@@ -33,6 +34,21 @@ Sink = Callable[[wire.Update], None]
 """Takes each update of one request, on the event loop; must not block."""
 Progress = Callable[[str, float], None]
 
+
+class Listener(Protocol):
+    """Takes what concerns hand-overs, on the event loop; must not block."""
+
+    def reserved(self, reservation: wire.Reservation) -> None: ...
+
+    def ended(self, end: wire.LegEnd) -> None: ...
+
+    def landed(self, attempt: str) -> None: ...
+
+    def met(self, path: wire.Path) -> None: ...
+
+    def lost(self, worker: str, reason: str) -> None: ...
+
+
 STOP_SECONDS = 10.0
 """How long ranks may take to end when asked to, before they are killed."""
 
@@ -48,6 +64,7 @@ class Worker:
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BatonError | None = None
         self._progress = progress
+        self.listener: Listener | None = None
         self._sinks: dict[str, Sink] = {}
         self._processes: list[asyncio.subprocess.Process] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,11 +141,21 @@ class Worker:
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Hand a request to the engine; `sink` gets its updates, the last with `finish` set."""
+        self.open_with(wire.Submit(request), sink)
+
+    def open_with(self, message: wire.Submit | wire.Ask | wire.RunLeg, sink: Sink) -> None:
+        """As `submit`, for every message that begins a request."""
         if self.failure is not None:
             raise self.failure
-        assert request.id not in self._sinks, f"request {request.id} is open already"
-        self._sinks[request.id] = sink
-        self._send(wire.Submit(request))
+        id = message.request.id
+        assert id not in self._sinks, f"request {id} is open already"
+        self._sinks[id] = sink
+        self._send(message)
+
+    def tell(self, message: wire.FromFront) -> None:
+        """Say something about hand-overs to the engine; nothing happens when it has failed."""
+        if self.failure is None:
+            self._send(message)
 
     def abort(self, id: str) -> None:
         """Stop work on a request; no update comes after this. Unknown ids are ignored."""
@@ -159,6 +186,7 @@ class Worker:
         match message:
             case wire.News(updates=updates, load=load):
                 self.load = load
+                self._inform(message)
                 for update in updates:
                     sink = self._sinks.get(update.id)
                     if sink is not None:
@@ -177,6 +205,21 @@ class Worker:
                 error = kind(text if kind is Misconfigured else f"rank {rank}: {text}")
                 error.code = code
                 self._fail(error)
+
+    def _inform(self, news: wire.News) -> None:
+        listener = self.listener
+        if listener is None:
+            return
+        for reservation in news.reserved:
+            listener.reserved(reservation)
+        for attempt in news.landed:
+            listener.landed(attempt)
+        for end in news.ended:
+            listener.ended(end)
+        for path in news.paths:
+            listener.met(path)
+        for lost in news.lost:
+            listener.lost(*lost.split(" ", 1))
 
     async def _watch(self, rank: int) -> None:
         status = await self._processes[rank].wait()

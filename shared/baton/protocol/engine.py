@@ -1,7 +1,9 @@
 """The wire between a worker's front process and its engine ranks: typed, tagged, versioned messages.
 
-    front ──Submit, Abort, Stop──► rank 0 ──Step──► ranks 1…
-    front ◄──Ready, News, Fault──  rank 0
+    front ──Submit, Abort, Stop──────────────► rank 0 ──Step, Send, Expect, Meet…──► ranks 1…
+          ──Ask, Began, Retry, Local, Over──►          ◄──Sent, Arrived, Met, Lost──
+          ──RunLeg, AbortLeg, Meet, Part────►
+    front ◄──Ready, News, Fault──────────────  rank 0
 
 An unknown tag or version is a ProtocolMismatch, never skipped. Everything here is a plain value.
 """
@@ -57,6 +59,9 @@ class EngineFacts:
     tensor_parallel: int
     fingerprint: bytes
     """Of everything that decides what a page of KV contains."""
+    ranks: tuple[bytes, ...] = ()
+    """How other workers' ranks reach each of ours (`baton.transfer.PeerInfo`, encoded); empty when the
+    engine was started without hand-over."""
     seconds: float
     """From the process's start to ready."""
 
@@ -89,6 +94,81 @@ class Abort(Message, frozen=True, tag=True):
     id: str
 
 
+class Ask(Message, frozen=True, tag=True):
+    """A request whose prompt another worker is to compute: reserve its pages and say so."""
+
+    request: Request
+    attempt: str
+    worker: str
+    """Who will write."""
+    timeout_s: float
+    """How long the attempt may take, from the reservation on."""
+    local_below: int
+    """Fewer uncached tokens than this are computed here instead."""
+
+
+class Began(Message, frozen=True, tag=True):
+    """The first token of an attempt, sampled where the prompt was computed."""
+
+    attempt: str
+    token: int
+    logprob: TokenLogprob | None
+    scores: tuple[TokenLogprob, ...]
+
+
+class Retry(Message, frozen=True, tag=True):
+    """Reserve again for a request under a new attempt, keeping what has landed."""
+
+    id: str
+    attempt: str
+    worker: str
+
+
+class Local(Message, frozen=True, tag=True):
+    """Compute the rest of a request's prompt here, keeping what has landed."""
+
+    id: str
+
+
+class Over(Message, frozen=True, tag=True):
+    """Nothing of this attempt can land any more: its writer said so, or is fenced off."""
+
+    attempt: str
+
+
+class RunLeg(Message, frozen=True, tag=True):
+    """Compute a prompt for another worker and push its pages there."""
+
+    request: Request
+    """Its id is the attempt's."""
+    worker: str
+    first: int
+    """Index of the first page of the prompt that is wanted."""
+    pages: tuple[int, ...]
+    """Where those pages go, in the other worker's pool."""
+    timeout_s: float
+    """Nothing is posted later than this after now."""
+
+
+class AbortLeg(Message, frozen=True, tag=True):
+    """End a leg; that it has ended is said in any case."""
+
+    attempt: str
+
+
+class Meet(Message, frozen=True, tag=True):
+    """Another worker with which pages may be exchanged."""
+
+    worker: str
+    ranks: tuple[bytes, ...]
+
+
+class Part(Message, frozen=True, tag=True):
+    """That worker is gone: nothing more is exchanged with it."""
+
+    worker: str
+
+
 class Stop(Message, frozen=True, tag=True):
     """End the process; what is unfinished is dropped."""
 
@@ -106,9 +186,45 @@ class Loading(Message, frozen=True, tag=True):
     """Share of the stage, 0 to 1."""
 
 
+class Reservation(msgspec.Struct, frozen=True):
+    """Pages wait for a prompt's KV."""
+
+    id: str
+    attempt: str
+    first: int
+    pages: tuple[int, ...]
+    cached: int
+
+
+class LegEnd(msgspec.Struct, frozen=True):
+    """A leg is over: nothing of it can land any more."""
+
+    attempt: str
+    complete: bool
+
+
+class Path(msgspec.Struct, frozen=True):
+    """What the way to another worker's rank turned out to be."""
+
+    worker: str
+    rank: int
+    ok: bool
+    message: str
+    write_gb_s: float
+    read_gb_s: float
+    transport: str
+
+
 class News(Message, frozen=True, tag=True):
     updates: list[Update]
     load: Load
+    reserved: list[Reservation] = []
+    ended: list[LegEnd] = []
+    landed: list[str] = []
+    """Attempts whose pages have all landed here."""
+    paths: list[Path] = []
+    lost: list[str] = []
+    """Workers whose connection broke, with a reason after a space."""
 
 
 class Fault(Message, frozen=True, tag=True):
@@ -139,14 +255,78 @@ class Step(Message, frozen=True, tag=True):
     following: list[bytes | None]
 
 
-ToEngine = Submit | Abort | Stop
+class Send(Message, frozen=True, tag=True):
+    """Push one chunk of an attempt, each rank its heads."""
+
+    attempt: str
+    worker: str
+    chunk: int
+    last: bool
+    pages: tuple[int, ...]
+    to: tuple[int, ...]
+    timeout_s: float
+
+
+class Expect(Message, frozen=True, tag=True):
+    """Chunks of this attempt will come from that worker's ranks."""
+
+    attempt: str
+    worker: str
+    timeout_s: float
+
+
+class Forget(Message, frozen=True, tag=True):
+    attempt: str
+
+
+class Sent(Message, frozen=True, tag=True):
+    """One rank's share of a chunk has ended: landed, or unable to land."""
+
+    rank: int
+    attempt: str
+    chunk: int
+    ok: bool
+    bytes: int
+    seconds: float
+
+
+class Arrived(Message, frozen=True, tag=True):
+    """All that one rank expects of an attempt has landed in its pool."""
+
+    rank: int
+    attempt: str
+
+
+class Met(Message, frozen=True, tag=True):
+    path: Path
+
+
+class Lost(Message, frozen=True, tag=True):
+    rank: int
+    worker: str
+    reason: str
+
+
+class Introduced(Message, frozen=True, tag=True):
+    """A following rank tells rank 0 how it is reached."""
+
+    rank: int
+    info: bytes
+
+
+FromFront = Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Stop
+FromRank = Introduced | Sent | Arrived | Met | Lost
+ToEngine = FromFront | FromRank
+"""What rank 0 takes in."""
+ToRank = Step | Send | Expect | Forget | AbortLeg | Meet | Part
+"""What a following rank is told."""
 ToFront = Ready | Loading | News | Fault
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 _to_front: msgspec.msgpack.Decoder[ToFront] = msgspec.msgpack.Decoder(ToFront)
-_step: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
+_to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
 
 
 def encode(message: Message) -> bytes:
@@ -168,5 +348,5 @@ def read_to_front(data: bytes) -> ToFront:
     return _decode(_to_front, data)
 
 
-def read_step(data: bytes) -> Step:
-    return _decode(_step, data)
+def read_to_rank(data: bytes) -> ToRank:
+    return _decode(_to_rank, data)

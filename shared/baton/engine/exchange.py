@@ -1,0 +1,119 @@
+"""Rank 0's book of hand-overs: what all ranks together have sent and received.
+
+A chunk has moved when every rank's share of it has ended; an attempt has landed when it has on every
+rank. Turns what the engine decides into commands for all ranks, and their reports into news for the
+engine. Synchronous; the loop of rank 0 owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from baton.engine.intake import Reserved
+from baton.engine.legs import Push
+from baton.engine.loop import Engine
+from baton.engine.sequence import Leg
+from baton.protocol import engine as wire
+
+Command = Callable[[wire.ToRank], None]
+"""Gives a command to every rank, this one included, in order with the steps."""
+
+
+class Exchange:
+    def __init__(self, engine: Engine, size: int, command: Command) -> None:
+        self.engine = engine
+        self.size = size
+        self.command = command
+        self.landed: list[str] = []
+        self.paths: list[wire.Path] = []
+        self.lost: list[str] = []
+        self._sending: dict[tuple[str, int], list[bool]] = {}
+        """Chunk → what each rank that has ended its share said."""
+        self._arrived: dict[str, int] = {}
+        """Attempt → ranks on which all has landed."""
+        self._writers: dict[str, tuple[str, float]] = {}
+        """Attempt asked for here → who writes, and how long it may take."""
+        self._timeouts: dict[str, float] = {}
+        """Leg computed here → seconds in which its pushes must be posted."""
+
+    # ---- what the front asks ----
+
+    def ask(self, message: wire.Ask) -> None:
+        self._writers[message.attempt] = (message.worker, message.timeout_s)
+        self.engine.intake.ask(message.request, message.attempt, message.local_below)
+
+    def retry(self, message: wire.Retry, timeout_s: float) -> None:
+        self._writers[message.attempt] = (message.worker, timeout_s)
+        self.engine.intake.retry(message.id, message.attempt)
+
+    def run_leg(self, message: wire.RunLeg) -> None:
+        leg = Leg(message.request.id, message.worker, message.first, message.pages)
+        self.engine.legs.submit(message.request, leg)
+        self._timeouts[leg.attempt] = message.timeout_s
+
+    def abort_leg(self, attempt: str) -> bool:
+        """End a leg; False when there is none of that name."""
+        known = attempt in self.engine.scheduler.sequences
+        self.engine.legs.abort(attempt)
+        if known:
+            self.command(wire.AbortLeg(attempt))
+        return known
+
+    def over(self, attempt: str) -> None:
+        self.engine.intake.over(attempt)
+        self.command(wire.Forget(attempt))
+        self._arrived.pop(attempt, None)
+        self._writers.pop(attempt, None)
+
+    # ---- what the engine decides ----
+
+    def reserved(self, reservations: Iterable[Reserved]) -> list[wire.Reservation]:
+        """Let every rank listen for what is about to be asked for."""
+        made = []
+        for one in reservations:
+            worker, timeout_s = self._writers[one.attempt]
+            self.command(wire.Expect(one.attempt, worker, timeout_s))
+            made.append(wire.Reservation(one.id, one.attempt, one.first, one.pages, one.cached))
+        return made
+
+    def push(self, pushes: Iterable[Push]) -> None:
+        for push in pushes:
+            self._sending[push.attempt, push.chunk] = []
+            self.command(
+                wire.Send(
+                    push.attempt, push.peer, push.chunk, push.last, push.pages, push.to,
+                    self._timeouts.get(push.attempt, 0.0),
+                )
+            )  # fmt: skip
+
+    # ---- what the ranks report ----
+
+    def take(self, report: wire.FromRank) -> None:
+        match report:
+            case wire.Sent(attempt=attempt, chunk=chunk, ok=ok):
+                said = self._sending[attempt, chunk]
+                said.append(ok)
+                if len(said) == self.size:
+                    del self._sending[attempt, chunk]
+                    self.engine.legs.moved(attempt, all(said))
+            case wire.Arrived(attempt=attempt):
+                self._arrived[attempt] = self._arrived.get(attempt, 0) + 1
+                if self._arrived[attempt] == self.size:
+                    del self._arrived[attempt]
+                    self._writers.pop(attempt, None)
+                    self.engine.intake.landed(attempt)
+                    self.landed.append(attempt)
+            case wire.Met(path=path):
+                self.paths.append(path)
+            case wire.Lost(worker=worker, reason=reason):
+                self.lost.append(f"{worker} {reason}")
+            case wire.Introduced():
+                raise AssertionError("ranks introduce themselves before the engine runs")
+
+    def ended(self, attempts: Iterable[str]) -> None:
+        """These legs are over."""
+        for attempt in attempts:
+            self._timeouts.pop(attempt, None)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {len(self._sending)} chunks on their way, {len(self._writers)} attempts asked for>"

@@ -1,0 +1,145 @@
+"""The loop of rank 0: messages in, one step, news out.
+
+It decides with the engine, tells the following ranks each batch and each transfer in one order, and
+sleeps when there is nothing to do until a message comes: from the front, or from a rank's mover.
+"""
+
+from __future__ import annotations
+
+import zmq
+
+from baton.core.errors import BatonError, InvalidRequest, Refused
+from baton.core.types import Finish
+from baton.engine.batch import Batch
+from baton.engine.build import Built
+from baton.engine.carrier import Carrier
+from baton.engine.exchange import Exchange
+from baton.engine.loop import Engine, Happened
+from baton.engine.profile import Profile
+from baton.engine.steps import to_step
+from baton.protocol import engine as wire
+
+IDLE_POLL_MS = 1000
+"""How long an idle rank sleeps between looks; messages wake it at once."""
+STARVED_POLL_MS = 2
+"""How long to wait when there is work but nothing can be launched or absorbed."""
+RETRY_TIMEOUT_S = 60.0
+"""How long a second attempt may take."""
+
+
+class Lead:
+    def __init__(
+        self,
+        built: Built,
+        inbox: zmq.Socket[bytes],
+        outbox: zmq.Socket[bytes],
+        followers: list[zmq.Socket[bytes]],
+        carrier: Carrier | None,
+    ) -> None:
+        self.inbox = inbox
+        self.outbox = outbox
+        self.followers = followers
+        self.carrier = carrier
+        self.engine = Engine(
+            built.scheduler, built.runner, overlap=built.config.overlap,
+            announce=self._announce if followers else None,
+        )  # fmt: skip
+        self.exchange = Exchange(self.engine, 1 + len(followers), self._command)
+        self.profile = Profile(built.config.profile, built.config.profile_from)
+
+    def run(self) -> None:
+        """Until told to stop."""
+        progressed = True
+        while self._receive(0 if progressed else IDLE_POLL_MS if self.engine.idle else STARVED_POLL_MS):
+            before = self.engine.scheduler.steps
+            happened = self.engine.step()
+            stepped = self.engine.scheduler.steps != before
+            if stepped:
+                self.profile.step()
+            progressed = not self.engine.idle and (bool(happened) or stepped or self.engine.flying > 0)
+            self._tell(happened)
+        for socket in self.followers:
+            socket.send(b"")
+        self.engine.close()
+
+    def _tell(self, happened: Happened) -> None:
+        exchange = self.exchange
+        reserved = exchange.reserved(happened.reserved)
+        exchange.push(happened.pushes)
+        ended = [wire.LegEnd(one.attempt, one.complete) for one in happened.ended]
+        exchange.ended(one.attempt for one in ended)
+        landed, exchange.landed = exchange.landed, []
+        paths, exchange.paths = exchange.paths, []
+        lost, exchange.lost = exchange.lost, []
+        if happened.updates or reserved or ended or landed or paths or lost:
+            load = self.engine.scheduler.load()
+            self.outbox.send(
+                wire.encode(wire.News(happened.updates, load, reserved, ended, landed, paths, lost))
+            )
+
+    # ---- to the ranks ----
+
+    def _announce(self, batch: Batch) -> None:
+        data = wire.encode(to_step(batch))
+        for socket in self.followers:
+            socket.send(data)
+
+    def _command(self, command: wire.ToRank) -> None:
+        assert self.carrier is not None, "a hand-over in an engine that was started without"
+        data = wire.encode(command)
+        for socket in self.followers:
+            socket.send(data)
+        self.carrier.obey(command)
+
+    # ---- from the front and the ranks ----
+
+    def _receive(self, wait_ms: int) -> bool:
+        """Take in every message that has come; False when told to stop."""
+        while self.inbox.poll(wait_ms):
+            wait_ms = 0
+            message = wire.read_to_engine(self.inbox.recv())
+            if isinstance(message, wire.Stop):
+                return False
+            self._take(message)
+        return True
+
+    def _take(self, message: wire.ToEngine) -> None:
+        match message:
+            case wire.Submit(request=request) | wire.Ask(request=request) | wire.RunLeg(request=request):
+                try:
+                    self._begin(message)
+                except (InvalidRequest, Refused) as error:
+                    self.engine.scheduler.updates.append(_refusal(request.id, error))
+            case wire.Abort(id=id):
+                self.engine.intake.abort(id)
+                self.engine.abort(id)
+            case wire.AbortLeg(attempt=attempt):
+                if not self.exchange.abort_leg(attempt):
+                    ended = [wire.LegEnd(attempt, complete=False)]
+                    self.outbox.send(wire.encode(wire.News([], self.engine.scheduler.load(), ended=ended)))
+            case wire.Began(attempt=attempt, token=token, logprob=logprob, scores=scores):
+                self.engine.intake.first_token(attempt, token, logprob, scores)
+            case wire.Retry():
+                self.exchange.retry(message, RETRY_TIMEOUT_S)
+            case wire.Local(id=id):
+                self.engine.intake.local(id)
+            case wire.Over(attempt=attempt):
+                self.exchange.over(attempt)
+            case wire.Meet() | wire.Part():
+                self._command(message)
+            case wire.Introduced() | wire.Sent() | wire.Arrived() | wire.Met() | wire.Lost():
+                self.exchange.take(message)
+
+    def _begin(self, message: wire.Submit | wire.Ask | wire.RunLeg) -> None:
+        match message:
+            case wire.Submit(request=request):
+                self.engine.submit(request)
+            case wire.Ask():
+                self.exchange.ask(message)
+            case wire.RunLeg():
+                self.exchange.run_leg(message)
+
+
+def _refusal(id: str, error: BatonError) -> wire.Update:
+    field = getattr(error, "field", None)
+    return wire.Update(id, finish=Finish.ERROR.value, error=str(error), code=error.code, field=field)

@@ -1,0 +1,111 @@
+"""The wire between pods: a decode pod asks a prefill pod to compute a prompt into its pages.
+
+    decode ──Hello, Leg, AbortLeg, Ping──► prefill
+           ◄──Hello, First, Ended, Refused, Pong──
+
+Typed, tagged, versioned. Both say `Hello` first: another version, model, dtype or page size is a
+ProtocolMismatch that both ends log. Durations, never clock times, cross hosts.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from baton.core.errors import ProtocolMismatch
+from baton.core.types import Request, TokenLogprob
+
+VERSION = 1
+HEARTBEAT_S = 1.0
+"""Each end says something at least this often."""
+SILENCE_S = 3.0
+"""A peer that said nothing for this long is taken for lost."""
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+    """Base of every message; its class name is its tag."""
+
+
+class Hello(Message, frozen=True, tag=True):
+    version: int
+    worker: str
+    """The sender's incarnation: made anew at every start."""
+    role: str
+    fingerprint: bytes
+    """Of everything that decides what a page of KV contains."""
+    page_size: int
+    ranks: tuple[bytes, ...]
+    """How the sender's ranks are reached by the transport."""
+
+
+class Leg(Message, frozen=True, tag=True):
+    """Compute this prompt and push its pages into mine."""
+
+    attempt: str
+    request: Request
+    first: int
+    pages: tuple[int, ...]
+    timeout_s: float
+
+
+class AbortLeg(Message, frozen=True, tag=True):
+    attempt: str
+
+
+class First(Message, frozen=True, tag=True):
+    """The first token, ahead of its KV."""
+
+    attempt: str
+    token: int
+    logprob: TokenLogprob | None
+    scores: tuple[TokenLogprob, ...]
+    cached: int
+
+
+class Ended(Message, frozen=True, tag=True):
+    """Nothing of this attempt can land any more."""
+
+    attempt: str
+    complete: bool
+    reason: str = ""
+
+
+class Refused(Message, frozen=True, tag=True):
+    """This peer cannot be served at all."""
+
+    reason: str
+
+
+class Ping(Message, frozen=True, tag=True):
+    """I am here; says how much is queued."""
+
+    waiting: int = 0
+
+
+PodMessage = Hello | Leg | AbortLeg | First | Ended | Refused | Ping
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[PodMessage] = msgspec.msgpack.Decoder(PodMessage)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def read(data: bytes) -> PodMessage:
+    try:
+        return _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolMismatch(f"cannot read a pod's message of {len(data)} bytes: {error}") from error
+
+
+def unfit(mine: Hello, theirs: Hello) -> str:
+    """Why two pods cannot exchange pages; empty when they can."""
+    if mine.version != theirs.version:
+        return f"the peer speaks protocol version {theirs.version}, this pod {mine.version}"
+    if mine.fingerprint != theirs.fingerprint:
+        return "the peer serves another model, or the same with another dtype"
+    if mine.page_size != theirs.page_size:
+        return f"the peer's pages have {theirs.page_size} tokens, this pod's {mine.page_size}"
+    if not theirs.ranks:
+        return "the peer was started without hand-over"
+    return ""
