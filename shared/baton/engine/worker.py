@@ -186,13 +186,13 @@ class Worker:
         match message:
             case wire.News(updates=updates, load=load):
                 self.load = load
-                self._inform(message)
                 for update in updates:
                     sink = self._sinks.get(update.id)
                     if sink is not None:
                         if update.finish is not None:
                             del self._sinks[update.id]
                         sink(update)
+                self._inform(message)
             case wire.Loading(stage=stage, done=done):
                 if self._progress is not None:
                     self._progress(stage, done)

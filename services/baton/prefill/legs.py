@@ -1,0 +1,198 @@
+"""The desk where decode pods ask for prompts to be computed: `baton.protocol.pods`, the serving end.
+
+One ZMQ ROUTER socket; each visitor is a decode worker that said hello. It turns their legs into the
+worker's, and the worker's news into answers. A visitor that falls silent has its legs ended at once,
+so that nothing is computed for nobody. Runs on the event loop; nothing here waits for the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field, replace
+
+import zmq
+import zmq.asyncio
+
+from baton.core.errors import BatonError, ProtocolMismatch
+from baton.engine.worker import Sink, Worker
+from baton.protocol import engine as wire
+from baton.protocol import pods
+from baton.protocol.secret import secure
+
+log = logging.getLogger("baton.prefill")
+
+
+@dataclass(slots=True)
+class Visitor:
+    """A decode worker."""
+
+    worker: str
+    identity: bytes
+    """Its connection's name; another after it reconnected."""
+    heard_at: float
+    legs: set[str] = field(default_factory=set)
+    """Attempts whose end has not been said."""
+
+
+class LegDesk:
+    def __init__(self, worker: Worker, hello: pods.Hello, address: str, secret: str = "") -> None:
+        """`address`: where to bind, as ZMQ writes it."""
+        self.worker = worker
+        self.hello = hello
+        self.draining = False
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 500)
+        secure(self._socket, secret, server=True)
+        self._socket.bind(address)
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._visitors: dict[str, Visitor] = {}
+        self._known: dict[bytes, Visitor] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        worker.listener = self
+
+    async def __aenter__(self) -> LegDesk:
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._keep_in_touch())]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=500)
+
+    @property
+    def open(self) -> int:
+        """Legs whose end has not been said."""
+        return sum(len(visitor.legs) for visitor in self._visitors.values())
+
+    @property
+    def visitors(self) -> tuple[str, ...]:
+        return tuple(self._visitors)
+
+    # ---- what visitors say ----
+
+    async def _listen(self) -> None:
+        while True:
+            identity, data = await self._socket.recv_multipart()
+            try:
+                self._take(identity, pods.read(data))
+            except ProtocolMismatch as error:
+                log.warning("a message that cannot be read: %s", error)
+                self._send(identity, pods.Refused(str(error)))
+
+    def _take(self, identity: bytes, message: pods.PodMessage) -> None:
+        if isinstance(message, pods.Hello):
+            self._welcome(identity, message)
+            return
+        visitor = self._known.get(identity)
+        if visitor is None:
+            self._send(identity, pods.Refused("say hello first"))
+            return
+        visitor.heard_at = time.monotonic()
+        match message:
+            case pods.Leg():
+                self._begin(visitor, message)
+            case pods.AbortLeg(attempt=attempt):
+                self.worker.tell(wire.AbortLeg(attempt))
+                visitor.legs.add(attempt)  # its end is said even if it never began
+            case _:
+                pass
+
+    def _welcome(self, identity: bytes, hello: pods.Hello) -> None:
+        reason = pods.unfit(self.hello, hello)
+        if reason:
+            log.error("decode worker %s is refused: %s", hello.worker, reason)
+            self._send(identity, pods.Refused(reason))
+            return
+        visitor = self._visitors.get(hello.worker)
+        if visitor is None:
+            visitor = self._visitors[hello.worker] = Visitor(hello.worker, identity, time.monotonic())
+            self.worker.tell(wire.Meet(hello.worker, hello.ranks))
+            log.info("decode worker %s is here", hello.worker)
+        self._known.pop(visitor.identity, None)
+        visitor.identity, visitor.heard_at = identity, time.monotonic()
+        self._known[identity] = visitor
+        self._send(identity, self.hello)
+
+    def _begin(self, visitor: Visitor, leg: pods.Leg) -> None:
+        if self.draining:
+            self._send(visitor.identity, pods.Ended(leg.attempt, False, "this prefill worker is draining"))
+            return
+        visitor.legs.add(leg.attempt)
+        request = replace(leg.request, id=leg.attempt)
+        message = wire.RunLeg(request, visitor.worker, leg.first, leg.pages, leg.timeout_s)
+        try:
+            self.worker.open_with(message, self._sink(visitor, leg.attempt))
+        except BatonError as error:
+            self._end(leg.attempt, False, str(error))
+
+    def _sink(self, visitor: Visitor, attempt: str) -> Sink:
+        def take(update: wire.Update) -> None:
+            if update.error is not None:
+                self._end(attempt, False, update.error)
+            elif update.token is not None and attempt in visitor.legs:
+                scores, cached = update.scores or (), update.cached or 0
+                first = pods.First(attempt, update.token, update.logprob, scores, cached)
+                self._send(visitor.identity, first)
+
+        return take
+
+    # ---- what the worker says ----
+
+    def ended(self, end: wire.LegEnd) -> None:
+        self._end(end.attempt, end.complete, "" if end.complete else "the leg was ended early")
+
+    def _end(self, attempt: str, complete: bool, reason: str) -> None:
+        for visitor in self._visitors.values():
+            if attempt in visitor.legs:
+                visitor.legs.discard(attempt)
+                self._send(visitor.identity, pods.Ended(attempt, complete, reason))
+
+    def reserved(self, reservation: wire.Reservation) -> None: ...
+
+    def landed(self, attempt: str) -> None: ...
+
+    def met(self, path: wire.Path) -> None:
+        level = logging.INFO if path.ok else logging.ERROR
+        log.log(level, "path to decode worker %s, rank %d: %s", path.worker, path.rank, path.message)
+
+    def lost(self, worker: str, reason: str) -> None:
+        log.warning("lost the path to decode worker %s: %s", worker, reason)
+        visitor = self._visitors.get(worker)
+        if visitor is not None:
+            self._dismiss(visitor)
+            self._send(visitor.identity, pods.Refused(f"the path broke: {reason}"))
+
+    # ---- time ----
+
+    async def _keep_in_touch(self) -> None:
+        while True:
+            await asyncio.sleep(pods.HEARTBEAT_S / 2)
+            waiting = self.worker.load.waiting if self.worker.load else 0
+            for visitor in list(self._visitors.values()):
+                if time.monotonic() - visitor.heard_at > pods.SILENCE_S:
+                    log.warning(
+                        "decode worker %s fell silent; ending its %d legs", visitor.worker, len(visitor.legs)
+                    )
+                    self._dismiss(visitor)
+                else:
+                    self._send(visitor.identity, pods.Ping(waiting))
+
+    def _dismiss(self, visitor: Visitor) -> None:
+        """End everything of a visitor; it is welcome again when it says hello."""
+        for attempt in visitor.legs:
+            self.worker.tell(wire.AbortLeg(attempt))
+        self.worker.tell(wire.Part(visitor.worker))
+        self._visitors.pop(visitor.worker, None)
+        self._known.pop(visitor.identity, None)
+
+    def _send(self, identity: bytes, message: pods.Message) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # a visitor that has gone is noticed by its silence
+            self._socket.send_multipart([identity, pods.encode(message)], zmq.NOBLOCK)
+
+    def __repr__(self) -> str:
+        return f"<LegDesk {self.address}: {len(self._visitors)} visitors, {self.open} legs>"
