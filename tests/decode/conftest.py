@@ -1,0 +1,5 @@
+"""Fixtures of the decode pod's tests."""
+
+from tests.checkpoints import checkpoint
+
+__all__ = ["checkpoint"]

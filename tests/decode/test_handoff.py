@@ -1,0 +1,126 @@
+"""Hand-overs between real workers on a CPU: the same tokens, nothing left behind, and peers that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+
+import pytest
+from tests.checkpoints import Make
+from tests.decode.pods import Pods, hello, running
+
+from baton.core.types import SamplingParams
+from baton.decode.handoff import HandoffSettings
+from baton.decode.peer import Peer
+
+GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, seed=1)
+
+
+def prompts(count: int = 12, seed: int = 3) -> list[list[int]]:
+    chance = random.Random(seed)
+    shared = [chance.randrange(101) for _ in range(100)]
+    made = []
+    for i in range(count):
+        common = shared[: chance.choice([0, 16, 40, 90])] if i % 2 else []
+        made.append(common + [chance.randrange(101) for _ in range(chance.randrange(10, 110))])
+    return made
+
+
+async def unready(peer: Peer) -> None:
+    async with asyncio.timeout(8):
+        while peer.ready:
+            await asyncio.sleep(0.05)
+
+
+def marks(pods: Pods) -> set[str]:
+    return {what for timeline in pods.timelines.values() for what, _ in timeline.marks}
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (2, 1), (1, 2), (4, 2), (2, 4)])
+def test_every_split_gives_the_tokens_of_one_worker(prefill: int, decode: int, checkpoint: Make) -> None:
+    """Uncached, then cached on both sides, against the prefill worker alone, which is proven exact."""
+
+    async def check() -> None:
+        async with running(
+            checkpoint("qwen3").directory, prefill_ranks=[prefill], decode_ranks=decode
+        ) as pods:
+            handed = await pods.generate(prompts(), GREEDY)
+            assert {"reserved", "landed"} <= marks(pods), "nothing was handed over"
+            again = await pods.generate(prompts(), GREEDY)
+            alone = await pods.generate(prompts(), GREEDY, through=pods.prefills[0])
+            assert handed == alone
+            assert again == alone
+            await pods.settled()
+            assert not pods.handoffs.failures
+
+    asyncio.run(check())
+
+
+def test_a_prefill_worker_that_dies_is_replaced_and_then_done_without(checkpoint: Make) -> None:
+    async def check() -> None:
+        settings = HandoffSettings(local_below=4, timeout_s=20)
+        async with running(checkpoint("qwen3").directory, prefill_ranks=[1, 1], settings=settings) as pods:
+            fresh = prompts(30, seed=8)
+            want = await pods.generate(fresh, GREEDY, through=pods.prefills[1])
+            work = asyncio.gather(*(pods.begin(p, GREEDY, pods.handoffs)[1] for p in fresh))
+            await asyncio.sleep(0.05)
+            os.kill(pods.prefills[0]._processes[0].pid, signal.SIGKILL)
+            await pods.prefills[0].failed.wait()
+            await pods.desks[0].__aexit__()
+            assert await asyncio.wait_for(work, 60) == want
+            await unready(pods.peers[0])
+            os.kill(pods.prefills[1]._processes[0].pid, signal.SIGKILL)
+            await pods.prefills[1].failed.wait()
+            await pods.desks[1].__aexit__()
+            await unready(pods.peers[1])
+            late = prompts(6, seed=9)
+            done = await pods.generate(late, GREEDY)
+            assert done == await pods.generate(late, GREEDY, through=pods.decode)
+
+    asyncio.run(check())
+
+
+def test_nobody_to_prefill_and_not_allowed_to_is_said_at_once(checkpoint: Make) -> None:
+    async def check() -> None:
+        settings = HandoffSettings(allow_local=False)
+        async with running(checkpoint("qwen3").directory, prefill_ranks=[], settings=settings) as pods:
+            with pytest.raises(RuntimeError, match="no prefill worker is ready"):
+                await pods.generate(prompts(1), GREEDY)
+
+    asyncio.run(check())
+
+
+def test_a_client_that_leaves_frees_both_pods(checkpoint: Make) -> None:
+    async def check() -> None:
+        async with running(checkpoint("qwen3").directory) as pods:
+            long = SamplingParams(max_tokens=150, temperature=0.0, ignore_eos=True, seed=1)
+            chance = random.Random(0)
+            for round in range(3):
+                begun = [pods.begin(p, long, pods.handoffs) for p in prompts(8, seed=20 + round)]
+                await asyncio.sleep(chance.random() * 0.1)
+                for id, future in begun:
+                    pods.handoffs.abort(id)
+                    future.cancel()
+            await pods.settled(2.0)
+            await pods.generate(prompts(1), GREEDY)
+            await asyncio.sleep(0.2)
+            for worker in (*pods.prefills, pods.decode):
+                load = worker.load
+                assert load is not None and load.running == load.waiting == load.prefilling == 0
+
+    asyncio.run(check())
+
+
+def test_a_stranger_without_the_secret_is_not_answered(checkpoint: Make) -> None:
+    async def check() -> None:
+        async with running(checkpoint("qwen3").directory, secret="let me in") as pods:
+            for secret in ("", "guess"):
+                stranger = Peer(pods.desks[0].address, hello(pods.decode, "decode"), secret)
+                async with stranger:
+                    await asyncio.sleep(1.0)
+                    assert not stranger.ready
+            assert (await pods.generate(prompts(2), GREEDY)) is not None
+
+    asyncio.run(check())
