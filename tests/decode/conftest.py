@@ -1,5 +1,33 @@
-"""Fixtures of the decode pod's tests."""
+from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
 from tests.checkpoints import checkpoint
+from tests.decode.served import START_S, Pod, await_true, make_model
 
-__all__ = ["checkpoint"]
+__all__ = ["checkpoint", "http", "model", "pod"]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def pod(model: Path) -> Iterator[Pod]:
+    """One pod for all tests that leave it as they found it."""
+    pod = Pod(model, "--names", "tiny,small", "--http.header_s", "1.5", "--http.max_header_bytes", "8192")
+    try:
+        await_true(lambda: pod.said("ready") is not None or pod.process.poll() is not None, START_S)
+        yield pod
+    finally:
+        pod.close()
+
+
+@pytest.fixture
+def http(pod: Pod) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=pod.url, timeout=60) as client:
+        yield client

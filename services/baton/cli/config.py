@@ -18,6 +18,7 @@ from baton.core.settings import from_command_line
 from baton.core.suggest import hint
 
 SETTINGS: Mapping[str, str] = {
+    "decode": "baton.decode.settings:DecodeSettings",
     "logs": "baton.telemetry:LogSettings",
 }
 """What can be listed: name → `module:class`. Services add their settings class here."""

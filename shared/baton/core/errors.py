@@ -2,12 +2,19 @@
 
     BatonError
     ├── InvalidRequest          the caller's mistake; never retried
-    │   └── InvalidField        a named field is wrong
-    │       ├── UnknownField    no such field
-    │       ├── UnsupportedField  a field or value that is known and not served here
-    │       ├── PromptTooLong   prompt and output do not fit the model's length
-    │       └── UnknownModel    no such model or adapter here
+    │   ├── InvalidField        a named field is wrong
+    │   │   ├── UnknownField    no such field
+    │   │   ├── UnsupportedField  a field or value that is known and not served here
+    │   │   ├── PromptTooLong   prompt and output do not fit the model's length
+    │   │   └── UnknownModel    no such model or adapter here
+    │   ├── UnknownPath         nothing is served at this path
+    │   ├── WrongMethod         not with this HTTP method
+    │   ├── WrongContentType    the body is not JSON, or packed in a way that is not read here
+    │   ├── BodyTooLarge        more bytes than a body may have
+    │   ├── HeadersTooLarge     more bytes than a request's head may have
+    │   └── TooSlow             the request did not arrive in time
     ├── Refused                 not now; the caller may try again later
+    │   ├── Starting            the worker is not ready yet
     │   ├── QueueFull           a bounded queue is full
     │   ├── Draining            the worker is leaving
     │   └── OutOfPages          the pool has no page left for this work
@@ -71,10 +78,44 @@ class UnknownModel(InvalidField):
     code = "model_not_found"
 
 
+class UnknownPath(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class WrongMethod(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+class WrongContentType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+
+
+class TooSlow(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+
+
 class Refused(BatonError):
     retryable = True
     status = 503
     code = "unavailable"
+
+
+class Starting(Refused):
+    code = "starting"
 
 
 class QueueFull(Refused):

@@ -45,6 +45,7 @@ class Lead:
             announce=self._announce if followers else None,
         )  # fmt: skip
         self.exchange = Exchange(self.engine, 1 + len(followers), self._command)
+        self._told = built.scheduler.load()
         self.profile = Profile(built.config.profile, built.config.profile_from)
 
     def run(self) -> None:
@@ -71,8 +72,11 @@ class Lead:
         landed, exchange.landed = exchange.landed, []
         paths, exchange.paths = exchange.paths, []
         lost, exchange.lost = exchange.lost, []
-        if happened.updates or reserved or ended or landed or paths or lost:
-            load = self.engine.scheduler.load()
+        load = self.engine.scheduler.load()
+        news = happened.updates or reserved or ended or landed or paths or lost
+        if news or _moved(load, self._told):
+            # Also without news: pages come free a step after their sequence's last token was told.
+            self._told = load
             self.outbox.send(
                 wire.encode(wire.News(happened.updates, load, reserved, ended, landed, paths, lost))
             )
@@ -138,6 +142,13 @@ class Lead:
                 self.exchange.ask(message)
             case wire.RunLeg():
                 self.exchange.run_leg(message)
+
+
+def _moved(load: wire.Load, told: wire.Load) -> bool:
+    """Whether sequences or pages have come or gone; that a step more was made is no news."""
+    return (load.waiting, load.prefilling, load.running, load.pages_free, load.pages_evictable) != (
+        *(told.waiting, told.prefilling, told.running, told.pages_free, told.pages_evictable),
+    )
 
 
 def _refusal(id: str, error: BatonError) -> wire.Update:

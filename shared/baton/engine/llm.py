@@ -103,7 +103,7 @@ class AsyncLLM:
         if params.n != 1:
             raise InvalidField("n", "must be 1 in a stream; start one stream for each sequence")
         (request,) = self._requests(prompt, params, 0)
-        transcript = self.transcript(params)
+        transcript = self.transcript(request)
         news: asyncio.Queue[Update] = asyncio.Queue()
         self.worker.submit(request, news.put_nowait)
         try:
@@ -112,8 +112,9 @@ class AsyncLLM:
         finally:
             self.worker.abort(request.id)
 
-    def transcript(self, sampling: SamplingParams) -> Transcript:
-        return Transcript(sampling, self.tokenizer, frozenset(() if sampling.ignore_eos else self.facts.eos))
+    def transcript(self, request: Request) -> Transcript:
+        eos = frozenset(() if request.sampling.ignore_eos else self.facts.eos)
+        return Transcript(request.sampling, self.tokenizer, eos, request.token_ids)
 
     def _requests(self, prompt: Prompt, sampling: SamplingParams, index: int) -> list[Request]:
         """One request for each of the `n` sequences of a prompt."""
@@ -145,7 +146,7 @@ class _Collector:
         self.index = index
         self.done: asyncio.Future[Output] = asyncio.get_running_loop().create_future()
         self._worker = llm.worker
-        self._transcript = llm.transcript(request.sampling)
+        self._transcript = llm.transcript(request)
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._logprobs: list[TokenLogprob] = []

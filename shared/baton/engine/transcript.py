@@ -6,10 +6,23 @@ string appears the caller is told so and aborts the engine's work, which may hav
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baton.core.errors import BatonError, Failed, InvalidField, InvalidRequest, PromptTooLong, QueueFull
+from baton.core.errors import (
+    BatonError,
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    Failed,
+    InvalidField,
+    InvalidRequest,
+    OutOfPages,
+    PeerLost,
+    PromptTooLong,
+    QueueFull,
+    WorkerDied,
+)
 from baton.core.types import Finish, SamplingParams, TokenLogprob
 from baton.protocol.engine import Update
 from baton.tokens.detokenize import Detokenizer, detokenizer
@@ -29,10 +42,20 @@ class Delta:
     """The stop string or stop token that ended it."""
     cached: int | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    offset: int = 0
+    """Where in the sequence's whole text the token begins, in characters."""
 
 
 class Transcript:
-    def __init__(self, sampling: SamplingParams, tokenizer: Tokenizer | None, eos: frozenset[int]) -> None:
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        tokenizer: Tokenizer | None,
+        eos: frozenset[int],
+        prompt: Sequence[int] = (),
+    ) -> None:
+        """`prompt` is what the text continues: its last word decides whether a space follows it, and a
+        character that it began is completed."""
         self.generated = 0
         self.finish: Finish | None = None
         self._sampling = sampling
@@ -40,7 +63,7 @@ class Transcript:
         self._detokenizer: Detokenizer | None = None
         self._stops: StopStrings | None = None
         if tokenizer is not None:
-            self._detokenizer = detokenizer(tokenizer, skip_special=sampling.skip_special_tokens)
+            self._detokenizer = detokenizer(tokenizer, prompt, skip_special=sampling.skip_special_tokens)
         elif sampling.stop:
             raise InvalidField("stop", "needs a tokenizer, and this model has none; use stop_token_ids")
         if sampling.stop:
@@ -55,6 +78,7 @@ class Transcript:
             self.finish = finish
             return Delta(self._rest(), (), finish=finish)
         self.generated += 1
+        offset = self._detokenizer.offset if self._detokenizer is not None else 0
         ender = update.token if finish is Finish.STOP and update.token in self._enders else None
         text = "" if ender is not None else self._push(update.token)
         stopped_by: str | int | None = ender
@@ -65,7 +89,9 @@ class Transcript:
             if self._stops is not None and self._stops.matched is not None:
                 finish, stopped_by = Finish.STOP, self._stops.matched
         self.finish = finish
-        return Delta(text, (update.token,), update.logprob, finish, stopped_by, update.cached, update.scores)
+        return Delta(
+            text, (update.token,), update.logprob, finish, stopped_by, update.cached, update.scores, offset
+        )
 
     def _push(self, token: int) -> str:
         if self._detokenizer is None:
@@ -86,21 +112,24 @@ class Transcript:
         return self._stops.push(text) + self._stops.finish()
 
 
-_KINDS: dict[str, Callable[[Update], BatonError]] = {
-    PromptTooLong.code: lambda u: PromptTooLong(u.field or "prompt", _rule(u)),
-    InvalidField.code: lambda u: InvalidField(u.field or "prompt", _rule(u)),
-    InvalidRequest.code: lambda u: InvalidRequest(_rule(u)),
-    QueueFull.code: lambda u: QueueFull(_rule(u)),
-}
+_FIELDS: dict[str, type[InvalidField]] = {kind.code: kind for kind in (InvalidField, PromptTooLong)}
+_PLAIN: tuple[type[BatonError], ...] = (
+    *(InvalidRequest, QueueFull, Draining, OutOfPages),
+    *(DeadlineExceeded, Cancelled, PeerLost, WorkerDied),
+)
+_KINDS: dict[str, type[BatonError]] = {kind.code: kind for kind in _PLAIN}
 
 
 def error_of(update: Update) -> BatonError:
     """The error that an update reports, as its own class."""
     assert update.error is not None
-    if update.code in _KINDS:
-        return _KINDS[update.code](update)
+    code = update.code or Failed.code
+    if code in _FIELDS:
+        return _FIELDS[code](update.field or "prompt", _rule(update))
+    if code in _KINDS:
+        return _KINDS[code](_rule(update))
     error = Failed(update.error)
-    error.code = update.code or error.code
+    error.code = code
     return error
 
 

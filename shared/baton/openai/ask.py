@@ -2,11 +2,13 @@
 
 A service calls `read_chat`, `read_completion` or `read_generate` with the bytes it received, and gets
 everything checked, tokenized and mapped, or an `InvalidRequest` that says what to change. `Asked.requests`
-then makes one core `Request` per sequence. Nothing here does I/O; long prompts take milliseconds.
+then makes one core `Request` per sequence; `seeded` comes before it, since an engine takes no seed for 0.
+Nothing here does I/O; long prompts take milliseconds.
 """
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 
 from baton.core.errors import InvalidField, UnsupportedField
@@ -42,6 +44,16 @@ class Asked:
     """One per prompt."""
     priority: int = 0
     cache_salt: str = ""
+
+    def seeded(self) -> Asked:
+        """With a seed wherever the client gave none: drawn once, so that whoever runs a sequence again
+        (another pod, after the first was lost) draws the same tokens."""
+        if all(one.seed is not None for one in self.sampling):
+            return self
+        drawn = tuple(
+            replace(one, seed=secrets.randbits(63)) if one.seed is None else one for one in self.sampling
+        )
+        return replace(self, sampling=drawn)
 
     def requests(self, page_size: int, fingerprint: str) -> tuple[Request, ...]:
         """One per sequence, in the order of the choices. `fingerprint` is the model's."""

@@ -22,6 +22,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """What an HTTP reply that carries `render()` says it is."""
 
 NAME = re.compile(r"baton(_[a-z0-9]+)+")
+FAMILIAR = re.compile(r"vllm:[a-z0-9_]+")
+"""What dashboards, autoscalers and endpoint pickers know already."""
 UNITS = (
     "_seconds",
     "_bytes",
@@ -54,6 +56,11 @@ class Metrics:
     def gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
         """A value as of now."""
         _check(name, labels, ("",))
+        return Gauge(name, meaning, labels, registry=self._registry)
+
+    def familiar(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
+        """A gauge under the name by which another server's users query the same figure: `vllm:…`."""
+        assert FAMILIAR.fullmatch(name), f"{name}: is no name of another server's"
         return Gauge(name, meaning, labels, registry=self._registry)
 
     def histogram(

@@ -1,0 +1,159 @@
+"""A pod's paths: what clients ask of the model, and what operators and probes ask of the pod.
+
+Composed once by `__main__`. Endpoints that generate are `Post`s around the chain of `stream`; the rest
+answer at once from what the pod knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive
+
+from baton.core.clock import Clock
+from baton.core.errors import Cancelled
+from baton.core.types import Request
+from baton.core.version import version
+from baton.decode.meters import Meters
+from baton.decode.pod import Pod
+from baton.decode.post import Exchange, Post
+from baton.decode.settings import DecodeSettings
+from baton.decode.stream import Generation, events
+from baton.http import application
+from baton.openai import (
+    Asked,
+    ServedModel,
+    detokenize,
+    model_list,
+    read_chat,
+    read_completion,
+    read_generate,
+    response,
+    tokenize,
+)
+from baton.telemetry import CONTENT_TYPE, Metrics
+
+T = TypeVar("T")
+
+SHORT_BODY_BYTES = 8192
+"""Up to here a body is read on the event loop: handing it to a thread takes longer."""
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What the endpoints share."""
+
+    pod: Pod
+    metrics: Metrics
+    meters: Meters
+    settings: DecodeSettings
+    clock: Clock
+
+    def main(self) -> Starlette:
+        """Everything; /metrics only if it has no port of its own."""
+        post = partial(Post, pod=self.pod, meters=self.meters, settings=self.settings, clock=self.clock)
+        posts = {
+            "/v1/chat/completions": post("chat", partial(self._generate, read_chat)),
+            "/v1/completions": post("completion", partial(self._generate, read_completion)),
+            "/generate": post("generate", partial(self._generate, read_generate)),
+            "/tokenize": post("tokenize", partial(self._convert, tokenize)),
+            "/detokenize": post("detokenize", partial(self._convert, detokenize)),
+        }
+        routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
+        routes += [Route("/v1/models", self._models), *self._probes()]
+        if not self.settings.http.metrics_port:
+            routes.append(Route("/metrics", self._metrics))
+        return application(routes)
+
+    def operations(self) -> Starlette:
+        """What the second port serves."""
+        return application([Route("/metrics", self._metrics), *self._probes()])
+
+    def _probes(self) -> list[Route]:
+        return [
+            Route("/livez", self._livez),
+            Route("/readyz", self._readyz),
+            Route("/health", self._readyz),
+            Route("/version", self._version),
+        ]
+
+    # ---- generating ----
+
+    async def _generate(self, read: Callable[..., Asked], exchange: Exchange) -> None:
+        reply, model, body = exchange.reply, exchange.model, exchange.body
+        asked, requests = await _off_loop(body, partial(self._read, read, exchange))
+        with Generation(
+            asked, requests, model, self.pod.front, self.meters, self.clock, exchange.began
+        ) as generation:
+            self.pod.generating.add(generation)
+            watch = asyncio.create_task(_watch(exchange.receive, generation))
+            try:
+                if asked.shape.stream:
+                    await reply.end(await events(generation, reply.event))
+                else:
+                    await reply.json(response(asked.shape, await generation.whole(), model.tokenizer))
+                self.meters.e2e.observe(self.clock.now() - exchange.began)
+            finally:
+                watch.cancel()
+                self.pod.generating.discard(generation)
+                exchange.notes |= generation.notes()
+
+    def _read(self, read: Callable[..., Asked], exchange: Exchange) -> tuple[Asked, tuple[Request, ...]]:
+        facts = self.pod.front.facts
+        assert facts is not None  # a pod that admits has started
+        asked = read(exchange.body, exchange.model, id=exchange.id, created=int(time.time())).seeded()
+        return asked, asked.requests(facts.page_size, facts.fingerprint.hex())
+
+    async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange) -> None:
+        body = exchange.body
+        await exchange.reply.json(await _off_loop(body, partial(convert, body, exchange.model)))
+
+    # ---- telling ----
+
+    async def _models(self, request: HttpRequest) -> Response:
+        return Response(model_list(self.pod.model), media_type=JSON)
+
+    async def _livez(self, request: HttpRequest) -> Response:
+        return _json({"live": True})
+
+    async def _readyz(self, request: HttpRequest) -> Response:
+        """Whether to send work here, and if not, why."""
+        refusal = self.pod.refusal()
+        told: dict[str, Any] = {"ready": refusal is None, "role": self.settings.role}
+        told |= {"model": self.settings.model_names[0], "requests": self.pod.requests}
+        if refusal is None:
+            return _json(told)
+        return _json({**told, "reason": refusal.code, "message": str(refusal)}, status=503)
+
+    async def _version(self, request: HttpRequest) -> Response:
+        return _json({"version": version()})
+
+    async def _metrics(self, request: HttpRequest) -> Response:
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+
+async def _off_loop(body: bytes, work: Callable[[], T]) -> T:
+    """Do what grows with a body's length where it holds nobody up."""
+    return work() if len(body) <= SHORT_BODY_BYTES else await asyncio.to_thread(work)
+
+
+async def _watch(receive: Receive, generation: Generation) -> None:
+    """End the work when its client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    generation.fail(Cancelled("the client left"))
+
+
+def _json(told: dict[str, Any], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(told), status, media_type=JSON)

@@ -1,0 +1,67 @@
+"""The seam between a pod's HTTP face and what generates tokens behind it.
+
+Everything above knows a `Front` alone. `baton.engine.worker.Worker` is one: an engine that computes
+prompts itself. A role that has prompts computed elsewhere brings another and its line in ROLES.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from baton.core.errors import BatonError
+from baton.core.types import Request
+from baton.decode.settings import DecodeSettings
+from baton.engine.worker import Progress, Sink, Worker
+from baton.protocol.engine import EngineFacts, Load
+
+
+class Front(Protocol):
+    """Takes requests and hands out their tokens. One event loop owns it."""
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """None until `start` returned."""
+        ...
+
+    @property
+    def load(self) -> Load | None:
+        """As of the last news."""
+        ...
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set when it can serve no more, with `failure` saying why; every open request was told."""
+        ...
+
+    @property
+    def failure(self) -> BatonError | None: ...
+
+    @property
+    def open(self) -> int:
+        """Requests that have not finished."""
+        ...
+
+    async def start(self) -> None:
+        """Returns when it can take requests; raises what kept it from that."""
+        ...
+
+    async def close(self) -> None:
+        """Ends what is open with an error, and everything it started. Idempotent."""
+        ...
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """`sink` gets the request's updates on the event loop, the last with `finish` set."""
+        ...
+
+    def abort(self, id: str) -> None:
+        """Stop work on a request: no update follows. Ids that are not open are ignored."""
+        ...
+
+
+def _unified(settings: DecodeSettings, progress: Progress) -> Front:
+    return Worker(settings.engine, progress)
+
+
+ROLES: Mapping[str, Callable[[DecodeSettings, Progress], Front]] = {"unified": _unified}

@@ -1,0 +1,136 @@
+"""What every POST has around it: a name, admission, a body, a deadline, an answer and an outcome.
+
+Each concern is here once, for all endpoints; what is particular to one is the `Answer` it is given.
+Whatever goes wrong inside ends here as exactly one of the outcomes, told to the client, counted, logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
+
+from baton.core.clock import Clock
+from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, InvalidField, InvalidRequest, Refused
+from baton.core.ids import request_id
+from baton.decode.meters import Meters
+from baton.decode.pod import Pod
+from baton.decode.settings import DecodeSettings
+from baton.http import Reply, expect_json, read_body
+from baton.http.body import header
+from baton.openai import ServedModel
+from baton.telemetry import log_fields
+
+log = logging.getLogger("baton.requests")
+
+DEADLINE_HEADER = "x-baton-deadline-ms"
+"""How long the client will wait: a duration, since no two clocks agree."""
+LONGEST_ID = 128
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request that was let in, with all that answering it takes."""
+
+    id: str
+    """The pod's own id for it."""
+    began: float
+    """When it came, by the clock."""
+    body: bytes
+    model: ServedModel
+    receive: Receive
+    reply: Reply
+    notes: dict[str, object] = field(default_factory=dict)
+    """What its log line shall say besides."""
+
+
+Answer = Callable[[Exchange], Awaitable[None]]
+
+
+class Post:
+    """An ASGI endpoint. `name` is its label in metrics and logs."""
+
+    def __init__(
+        self, name: str, answer: Answer, pod: Pod, meters: Meters, settings: DecodeSettings, clock: Clock
+    ) -> None:
+        self._name = name
+        self._answer = answer
+        self._pod = pod
+        self._meters = meters
+        self._settings = settings
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = self._clock.now()
+        id = request_id()
+        shown = _client_id(scope) or id
+        reply = Reply(receive, send, shown)
+        notes: dict[str, object] = {"endpoint": self._name}
+        with log_fields(request=id, **({} if shown == id else {"client_request": shown})):
+            error = await self._attempt(scope, receive, reply, id, began, notes)
+            if error is not None:
+                with contextlib.suppress(TimeoutError):  # who does not read does not learn why
+                    await reply.fail(error)
+            self._close(error, reply.status, self._clock.now() - began, notes)
+
+    async def _attempt(
+        self, scope: Scope, receive: Receive, reply: Reply, id: str, began: float, notes: dict[str, object]
+    ) -> Exception | None:
+        """What kept the request from being completed, if anything did."""
+        try:
+            seconds = _deadline(scope, self._settings.limits.deadline_s)
+            async with asyncio.timeout(seconds) as limit:
+                with self._pod.admit() as model:
+                    expect_json(scope)
+                    body = await read_body(scope, receive, self._settings.http)
+                    await self._answer(Exchange(id, began, body, model, receive, reply, notes))
+        except TimeoutError as error:
+            if limit.expired():
+                return DeadlineExceeded(f"the request took more than {seconds:g} seconds")
+            log.exception("a wait timed out that should not have")
+            return error
+        except BatonError as error:
+            return error
+        except Exception as error:
+            log.exception("a request failed for a reason nobody thought of")
+            return error
+        return None
+
+    def _close(self, error: Exception | None, status: int, seconds: float, notes: dict[str, object]) -> None:
+        outcome = outcome_of(error)
+        self._meters.requests.labels(self._name, outcome).inc()
+        if error is not None:
+            notes["reason"] = str(error) or type(error).__name__
+        log.info("request %s", outcome, extra={"status": status, "seconds": round(seconds, 4), **notes})
+
+
+def outcome_of(error: Exception | None) -> str:
+    match error:
+        case None:
+            return "completed"
+        case Cancelled():
+            return "cancelled"
+        case InvalidRequest() | Refused():
+            return "rejected"
+    return "failed"
+
+
+def _client_id(scope: Scope) -> str | None:
+    """The client's own id for its request, if it is fit to be repeated in headers and logs."""
+    given = header(scope, b"x-request-id")
+    fit = given is not None and len(given) <= LONGEST_ID and given.isascii() and given.isprintable()
+    return given if fit and given else None
+
+
+def _deadline(scope: Scope, most: float) -> float:
+    """Seconds that the request may take."""
+    given = header(scope, DEADLINE_HEADER.encode())
+    if given is None:
+        return most
+    if not given.isdecimal() or not 1 <= int(given) <= 10**9:
+        raise InvalidField(DEADLINE_HEADER, f"need a number of milliseconds, not {given!r}")
+    return min(most, int(given) / 1000)

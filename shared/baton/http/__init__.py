@@ -1,0 +1,12 @@
+"""What every service that speaks HTTP has in common: listening, limits, bodies, answers in OpenAI's shape.
+
+Knows starlette and uvicorn, and no engine: routers and pods share it. Imports no torch.
+"""
+
+from baton.http.app import application
+from baton.http.body import expect_json, read_body
+from baton.http.reply import Reply
+from baton.http.server import HttpServer
+from baton.http.settings import HttpSettings
+
+__all__ = ["HttpServer", "HttpSettings", "Reply", "application", "expect_json", "read_body"]

@@ -1,0 +1,102 @@
+"""One client's connection: uvicorn's, with a bound on the size and the time of each request's head.
+
+uvicorn gives a head any size and for ever; here too much is answered 431, too slow 408, and what is no
+HTTP 400, each in OpenAI's error shape. Bodies are the application's to bound (`body`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from baton.core.errors import BatonError, HeadersTooLarge, InvalidRequest, TooSlow
+from baton.http.reply import LINGER_S, refusal
+from baton.http.settings import HttpSettings
+
+
+class Connection(HttpToolsProtocol):
+    def __init__(self, *, settings: HttpSettings, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._settings = settings
+        self._in_head = True
+        """A head is awaited, or arriving."""
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused: BatonError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn wants its narrower type
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused is not None:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._start_timer()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self._settings.max_header_bytes:
+            self._refuse(self._too_large())
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._in_head = False
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._settings.max_header_bytes:
+            self._refuse(self._too_large())
+            raise self._too_large()  # ends the parsing; `send_400_response` finds it answered
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(InvalidRequest("this is not HTTP/1.1"))
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self._settings.header_s, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._answering:
+            self._start_timer()  # bytes after a body keep nobody waiting yet
+        elif self._head_bytes:
+            self._refuse(TooSlow(f"the headers took more than {self._settings.header_s:g} seconds"))
+        else:
+            self.transport.close()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(f"the headers have more than {self._settings.max_header_bytes} bytes")
+
+    def _refuse(self, error: BatonError) -> None:
+        """Answer, hear nothing more, and close when the client had time to read it."""
+        if self._refused is not None or self.transport.is_closing():
+            return
+        self._refused = error
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self._answering:
+            # An answer to the request before is on its way; words between its lines would corrupt it.
+            self.transport.close()
+            return
+        self.transport.write(refusal(error))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

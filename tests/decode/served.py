@@ -1,0 +1,132 @@
+"""A pod as its users meet it: `python -m baton.decode` in a process of its own, on a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from prometheus_client.parser import text_string_to_metric_families
+from tests.tokens import checkpoints, templates
+
+START_S = 90.0
+"""A loaded machine takes its time to import torch."""
+
+
+def make_model(directory: Path) -> Path:
+    """A small Qwen3 with random weights and a byte-level tokenizer: fluent in nonsense."""
+    checkpoints.write(directory, "qwen", chat_template=templates.QWEN3)
+    config = transformers.Qwen3Config(
+        vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=32768, tie_word_embeddings=True,
+        eos_token_id=502, bos_token_id=None,
+    )  # fmt: skip
+    model = transformers.Qwen3ForCausalLM(config).float().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for label, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * noise if label.endswith("norm.weight") else 0.2 * noise)
+    model.save_pretrained(directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    return directory
+
+
+class Pod:
+    """One running pod. `log` grows while it runs."""
+
+    def __init__(self, model: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "baton.decode", "--engine.model", str(model), "--http.port", "0"]
+        command += ["--http.host", "127.0.0.1", "--engine.pages", "4096", "--engine.threads", "1", *flags]
+        environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+        self.log: list[dict[str, Any]] = []
+        self.words: list[str] = []
+        """Lines that are no JSON."""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self.log.append(json.loads(line))
+            except json.JSONDecodeError:
+                self.words.append(line)
+
+    def said(self, message: str) -> dict[str, Any] | None:
+        return next((line for line in self.log if line["message"] == message), None)
+
+    def await_line(self, message: str, seconds: float = START_S) -> dict[str, Any]:
+        await_true(lambda: self.said(message) is not None or self.process.poll() is not None, seconds)
+        line = self.said(message)
+        assert line is not None, f"ended with {self.process.returncode}: {self.log} {self.words}"
+        return line
+
+    @property
+    def port(self) -> int:
+        port: int = self.await_line("listening")["port"]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ranks(self) -> list[int]:
+        """Process ids of its engine's ranks."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                words = (stat.parent / "cmdline").read_text()
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid and "baton.engine.process" in words:
+                found.append(int(stat.parent.name))
+        return found
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> int:
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def await_true(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def samples(text: str) -> dict[str, float]:
+    """Prometheus text as `name{label=value}` → value."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(one.labels.items()))
+            found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
+    return found
