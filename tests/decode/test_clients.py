@@ -39,9 +39,8 @@ def test_greedy_text_is_what_the_engine_s_own_interface_gives(client: openai.Ope
 
 def test_a_chat_and_its_stream_agree(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model="tiny", messages=TALK, max_tokens=24, **GREEDY)
-    stream = client.chat.completions.create(
-        model="tiny", messages=TALK, max_tokens=24, stream=True, stream_options={"include_usage": True}, **GREEDY
-    )  # fmt: skip
+    usage: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    stream = client.chat.completions.create(model="tiny", messages=TALK, max_tokens=24, **usage, **GREEDY)
     chunks = list(stream)
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content

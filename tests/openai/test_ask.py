@@ -430,3 +430,11 @@ def test_deeply_nested_messages_do_no_harm(model: ServedModel) -> None:
         deep = [deep]
     with pytest.raises(InvalidRequest):
         chat(model, tools=[{"function": {"name": "f", "parameters": deep}}])
+
+
+def test_a_seed_is_drawn_for_every_prompt_that_has_none(model: ServedModel) -> None:
+    drawn = complete(model, prompt=["a", "b"], n=2).seeded()
+    seeds = [one.sampling.seed for one in drawn.requests(16, "f")]
+    assert None not in seeds and len(set(seeds)) == 4
+    given = complete(model, prompt=["a", "b"], seed=7)
+    assert given.seeded() is given

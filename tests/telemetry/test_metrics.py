@@ -54,6 +54,14 @@ def test_the_process_s_own_figures_are_there_and_births_are_not() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
 
 
+def test_a_figure_may_also_go_by_the_name_that_others_gave_it() -> None:
+    metrics = Metrics()
+    metrics.familiar("vllm:num_requests_running", "Running.", ["model_name"]).labels("m").set(3)
+    assert '\nvllm:num_requests_running{model_name="m"} 3.0\n' in metrics.render().decode()
+    with pytest.raises(AssertionError):
+        metrics.familiar("mine:own", "Nobody knows it.")
+
+
 def test_two_processes_worth_of_metrics_do_not_meet() -> None:
     one, other = Metrics(), Metrics()
     one.gauge("baton_free_pages", "Pages that nobody owns.").set(1)

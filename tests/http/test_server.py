@@ -1,0 +1,238 @@
+"""Heads, bodies and answers on a real socket, against an application that only echoes lengths."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from baton.core.errors import BatonError, InvalidSetting, QueueFull
+from baton.http import HttpServer, HttpSettings, Reply, application, expect_json, read_body
+
+SETTINGS = HttpSettings(
+    host="127.0.0.1", port=0, max_header_bytes=2048, max_body_bytes=100_000, header_s=0.4, body_s=0.4,
+    keep_alive_s=1,
+)  # fmt: skip
+JSON = b"content-type: application/json\r\n"
+
+
+class Echo:
+    """Answers with the length of the body; /fail refuses, /break fails in mid-stream."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = Reply(receive, send, "req-1")
+        try:
+            expect_json(scope)
+            body = await read_body(scope, receive, SETTINGS)
+            if scope["path"] == "/fail":
+                raise QueueFull("full")
+            if scope["path"] == "/break":
+                await reply.event(b"data: 1\n\n")
+                raise RuntimeError("a secret")
+            await reply.json(b"%d" % len(body))
+        except (BatonError, RuntimeError) as error:
+            await reply.fail(error)
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[int]:
+    routes = [Route(path, Echo(), methods=["POST"]) for path in ("/", "/fail", "/break")]
+    async with HttpServer(application(routes), SETTINGS) as server:
+        yield server.port
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def run(talk: Talk) -> None:
+    """Have a client talk to a server."""
+
+    async def both() -> None:
+        async with served() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                async with asyncio.timeout(20):
+                    await talk(reader, writer)
+            finally:
+                writer.close()
+
+    asyncio.run(both())
+
+
+def request(body: bytes, head: bytes = JSON, path: bytes = b"/") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n%b" % (path, len(body), head, body)
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the next answer."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    first, *lines = head.split("\r\n")[:-2]
+    headers = dict(line.split(": ", 1) for line in lines)
+    body = await reader.readexactly(int(headers["content-length"])) if "content-length" in headers else b""
+    return int(first.split()[1]), headers, body
+
+
+def reason(body: bytes) -> str:
+    shown = json.loads(body)["error"]
+    assert set(shown) == {"message", "type", "param", "code"}
+    code: str = shown["code"]
+    return code
+
+
+def test_requests_follow_each_other_on_one_connection() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for size in (5, 70_000, 1):
+            writer.write(request(b"x" * size))
+            status, headers, body = await answer(reader)
+            assert (status, int(body), headers["x-request-id"]) == (200, size, "req-1")
+            await asyncio.sleep(0.2)  # longer in all than a head may take
+        assert await reader.read() == b"", "an idle connection is closed at last"
+
+    run(talk)
+
+
+@pytest.mark.parametrize("pieces", [[b"GET / HT"], [b"P", b"O", b"ST / HTTP/1.1\r\nx: ", b"y"]])
+def test_a_head_that_drips_is_answered_and_closed(pieces: list[bytes]) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        began = time.monotonic()
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.05)
+        status, headers, body = await answer(reader)
+        assert (status, reason(body), headers["connection"]) == (408, "request_timeout", "close")
+        assert await reader.read() == b""
+        assert 0.3 < time.monotonic() - began < 5
+
+    run(talk)
+
+
+def test_a_second_head_that_drips_is_no_better() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(b"{}"))
+        assert (await answer(reader))[0] == 200
+        writer.write(b"POST /")
+        assert (await answer(reader))[0] == 408
+
+    run(talk)
+
+
+def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+
+    run(talk)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nx: " + b"a" * 3000,  # never ends
+        b"POST / HTTP/1.1\r\nx: " + b"a" * 3000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + b"x: aaaaaaaaaa\r\n" * 300 + b"\r\n",
+        b"POST /" + b"a" * 3000 + b" HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nx: " + b"a" * 500_000,
+    ],
+)
+def test_a_huge_head_is_refused(head: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        status, headers, body = await answer(reader)
+        assert (status, reason(body)) == (431, "headers_too_large")
+        assert headers["x-baton-reason"] == "headers_too_large"
+        assert await reader.read() == b""
+
+    run(talk)
+
+
+def test_what_is_no_http_is_told_so() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x16\x03\x01 is a TLS hello\r\n\r\n")
+        status, _, body = await answer(reader)
+        assert (status, reason(body)) == (400, "invalid_request")
+
+    run(talk)
+
+
+def test_a_body_that_is_announced_too_large_is_not_awaited() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n%bcontent-length: 1000000000\r\n\r\n" % JSON)
+        status, headers, body = await answer(reader)
+        assert (status, reason(body), headers["connection"]) == (413, "request_too_large", "close")
+        assert await reader.read() == b""
+
+    run(talk)
+
+
+def test_a_client_that_sends_it_all_the_same_still_reads_the_answer() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(b"x" * 2_000_000))
+        await writer.drain()
+        assert (await answer(reader))[0] == 413
+
+    run(talk)
+
+
+def test_a_body_without_a_length_is_counted() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n" % JSON)
+        for _ in range(30):
+            writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        status, _, body = await answer(reader)
+        assert (status, reason(body)) == (413, "request_too_large")
+
+    run(talk)
+
+
+def test_a_body_that_drips_is_given_up() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(b"x" * 100)[:-50])
+        status, _, body = await answer(reader)
+        assert (status, reason(body)) == (408, "request_timeout")
+
+    run(talk)
+
+
+def test_refusals_say_why_and_when_to_come_back() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(b"{}", path=b"/fail"))
+        status, headers, body = await answer(reader)
+        assert (status, reason(body), headers["retry-after"]) == (429, "queue_full", "1")
+        assert headers["x-baton-reason"] == "queue_full"
+        writer.write(request(b"{}", head=b"content-type: text/plain\r\n"))
+        assert (await answer(reader))[0] == 415
+        writer.write(request(b"{}", path=b"/nowhere"))
+        status, headers, body = await answer(reader)
+        assert (status, reason(body), headers["x-baton-reason"]) == (404, "not_found", "not_found")
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        status, headers, body = await answer(reader)
+        assert (status, reason(body), headers["allow"]) == (405, "method_not_allowed", "POST")
+
+    run(talk)
+
+
+def test_a_stream_that_breaks_ends_with_an_error_and_no_secret() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(b"{}", b"connection: close\r\n" + JSON, path=b"/break"))
+        text = (await reader.read()).decode()
+        assert "200 OK" in text and "data: 1\n\n" in text
+        assert '"code":"internal_error"' in text and "secret" not in text and "[DONE]" not in text
+
+    run(talk)
+
+
+def test_a_taken_port_is_a_setting_s_mistake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            InvalidSetting, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        ):
+            HttpServer(application([]), SETTINGS, port)
+    with pytest.raises(InvalidSetting, match=r"cannot listen on nowhere\.invalid:1: "):
+        HttpServer(application([]), HttpSettings(host="nowhere.invalid"), 1)
