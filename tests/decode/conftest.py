@@ -1,25 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from tests.checkpoints import checkpoint
-from tests.decode.served import START_S, Pod, await_true, make_model
+from tests.decode.served import START_S, Pod, await_true
 
 __all__ = ["checkpoint", "http", "model", "pod"]
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def pod(model: Path) -> Iterator[Pod]:
+def pod() -> Iterator[Pod]:
     """One pod for all tests that leave it as they found it."""
-    pod = Pod(model, "--names", "tiny,small", "--http.header_s", "1.5", "--http.max_header_bytes", "8192")
+    pod = Pod("--names", "tiny,small", "--http.header_s", "1.5", "--http.max_header_bytes", "8192")
     try:
         await_true(lambda: pod.said("ready") is not None or pod.process.poll() is not None, START_S)
         yield pod

@@ -13,40 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from prometheus_client.parser import text_string_to_metric_families
-from tests.tokens import checkpoints, templates
+
+from baton.tiny import model_path
 
 START_S = 90.0
 """A loaded machine takes its time to import torch."""
 
 
-def make_model(directory: Path) -> Path:
-    """A small Qwen3 with random weights and a byte-level tokenizer: fluent in nonsense."""
-    checkpoints.write(directory, "qwen", chat_template=templates.QWEN3)
-    config = transformers.Qwen3Config(
-        vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=32768, tie_word_embeddings=True,
-        eos_token_id=502, bos_token_id=None,
-    )  # fmt: skip
-    model = transformers.Qwen3ForCausalLM(config).float().eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for label, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * noise if label.endswith("norm.weight") else 0.2 * noise)
-    model.save_pretrained(directory)
-    (directory / "generation_config.json").unlink(missing_ok=True)
-    return directory
-
-
 class Pod:
-    """One running pod. `log` grows while it runs."""
+    """One running pod, with the model that ships with Baton. `log` grows while it runs."""
 
-    def __init__(self, model: Path, *flags: str) -> None:
-        command = [sys.executable, "-m", "baton.decode", "--engine.model", str(model), "--http.port", "0"]
-        command += ["--http.host", "127.0.0.1", "--engine.pages", "4096", "--engine.threads", "1", *flags]
+    def __init__(self, *flags: str) -> None:
+        command = [sys.executable, "-m", "baton.decode", "--engine.model", str(model_path())]
+        command += ["--role", "unified", "--http.host", "127.0.0.1", "--http.port", "0"]
+        command += ["--engine.pages", "1024", "--engine.threads", "1", *flags]
         environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
         self.log: list[dict[str, Any]] = []

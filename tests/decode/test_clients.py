@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +13,7 @@ from tests.decode.served import Pod
 
 import openai
 from baton.engine import LLM, SamplingParams
+from baton.tiny import model_path
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "extra_body": {"ignore_eos": True}}
 TALK: Any = [{"role": "user", "content": "The quick brown fox"}]
@@ -25,10 +25,10 @@ def client(pod: Pod) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_greedy_text_is_what_the_engine_s_own_interface_gives(client: openai.OpenAI, model: Path) -> None:
+def test_greedy_text_is_what_the_engine_s_own_interface_gives(client: openai.OpenAI) -> None:
     prompts = ["The quick brown fox", "Le cœur", "天地"]
     made = client.completions.create(model="tiny", prompt=prompts, max_tokens=24, **GREEDY)
-    with LLM(str(model), pages=512, threads=1) as llm:
+    with LLM(str(model_path()), pages=512, threads=1) as llm:
         outputs = llm.generate(prompts, SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True))
     assert [choice.text for choice in made.choices] == [output.text for output in outputs]
     assert [choice.index for choice in made.choices] == [0, 1, 2]
@@ -54,6 +54,7 @@ def test_a_chat_and_its_stream_agree(client: openai.OpenAI) -> None:
 
 def test_several_sequences_of_one_prompt(client: openai.OpenAI) -> None:
     ask: dict[str, Any] = {"model": "tiny", "messages": TALK, "max_tokens": 12, "n": 3, "seed": 5}
+    ask |= {"temperature": 2.0}
     whole = client.chat.completions.create(**ask)
     texts = [choice.message.content for choice in whole.choices]
     assert [choice.index for choice in whole.choices] == [0, 1, 2] and len(set(texts)) == 3
@@ -86,7 +87,7 @@ def test_log_probabilities_of_a_completion_know_their_place(client: openai.OpenA
     assert len(scores.tokens) == len(scores.text_offset) == len(scores.token_logprobs)
     assert scores.text_offset == sorted(scores.text_offset)
     for token, offset in zip(scores.tokens, scores.text_offset, strict=True):
-        if not token.startswith("bytes:") and "\ufffd" not in choice.text[offset : offset + len(token)]:
+        if not token.startswith(("bytes:", "<|")):  # parts of characters, and tokens without a text
             assert choice.text.startswith(token, offset)
     plain = client.completions.create(model="tiny", prompt=prompt, max_tokens=16, **GREEDY)
     assert choice.text == prompt + plain.choices[0].text
@@ -110,7 +111,7 @@ def test_a_stop_string_ends_text_and_work(client: openai.OpenAI, http: httpx.Cli
         client.completions.create(model="tiny", prompt="The quick", max_tokens=40, **GREEDY).choices[0].text
     )
     stop = full[10:13]
-    body = {"model": "tiny", "prompt": "The quick", "max_tokens": 20000, "temperature": 0, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": "The quick", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
     body |= {"stop": [stop], "stream": stream}
     answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 200
@@ -125,7 +126,7 @@ def test_a_stop_string_ends_text_and_work(client: openai.OpenAI, http: httpx.Cli
 
 
 def test_the_end_of_a_text_is_no_stop_that_somebody_named(http: httpx.Client) -> None:
-    ends, fox = 502, "The quick"
+    ends, fox = 2, "The quick"
     forced = {"logit_bias": {str(ends): 100}, "max_tokens": 5}
     first = http.post("/v1/completions", json={"prompt": fox, **forced}).json()
     choice = first["choices"][0]
@@ -191,5 +192,5 @@ def test_sglang_s_endpoint_and_the_tokenizer_s(http: httpx.Client) -> None:
     assert events[-1]["text"] == made[0]["text"] and events[-1]["output_ids"] == made[0]["output_ids"]
     assert streamed.endswith("data: [DONE]\n\n")
     tokens = http.post("/tokenize", json={"prompt": "The quick 天"}).json()
-    assert tokens["count"] == len(tokens["tokens"]) and tokens["max_model_len"] == 32768
+    assert tokens["count"] == len(tokens["tokens"]) and tokens["max_model_len"] == 4096
     assert http.post("/detokenize", json={"tokens": tokens["tokens"]}).json() == {"prompt": "The quick 天"}

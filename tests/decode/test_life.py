@@ -21,13 +21,14 @@ import pytest
 from tests.decode.served import Pod, await_true, samples
 
 import openai
+from baton.tiny import model_path
 
-LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 30000, "temperature": 0, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
 
 
 @contextmanager
-def started(model: Path, *flags: str) -> Iterator[tuple[Pod, httpx.Client]]:
-    pod = Pod(model, *flags)
+def started(*flags: str) -> Iterator[tuple[Pod, httpx.Client]]:
+    pod = Pod(*flags)
     try:
         pod.await_line("ready")
         with httpx.Client(base_url=pod.url, timeout=60) as http:
@@ -60,8 +61,8 @@ class Stream:
         return self.text
 
 
-def test_sigterm_lets_a_stream_finish_and_takes_no_new_work(model: Path) -> None:
-    with started(model) as (pod, http):
+def test_sigterm_lets_a_stream_finish_and_takes_no_new_work() -> None:
+    with started() as (pod, http):
         stream = Stream(http, max_tokens=800)
         await_true(stream.begun, 20)
         pod.terminate()
@@ -78,8 +79,8 @@ def test_sigterm_lets_a_stream_finish_and_takes_no_new_work(model: Path) -> None
         assert pod.said("stopped") is not None
 
 
-def test_what_outlasts_the_drain_is_told_so(model: Path) -> None:
-    with started(model, "--limits.drain_s", "0.5") as (pod, http):
+def test_what_outlasts_the_drain_is_told_so() -> None:
+    with started("--limits.drain_s", "0.5") as (pod, http):
         stream = Stream(http)
         await_true(stream.begun, 20)
         pod.terminate()
@@ -89,8 +90,8 @@ def test_what_outlasts_the_drain_is_told_so(model: Path) -> None:
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_a_killed_rank_ends_everything_at_once_and_says_why(model: Path, tensor_parallel: int) -> None:
-    with started(model, "--engine.tensor_parallel", str(tensor_parallel)) as (pod, http):
+def test_a_killed_rank_ends_everything_at_once_and_says_why(tensor_parallel: int) -> None:
+    with started("--engine.tensor_parallel", str(tensor_parallel)) as (pod, http):
         stream = Stream(http)
         await_true(stream.begun, 20)
         ranks = pod.ranks()
@@ -108,11 +109,11 @@ def test_a_killed_rank_ends_everything_at_once_and_says_why(model: Path, tensor_
         await_true(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), 5)
 
 
-def test_a_crowded_pod_says_come_back_later(model: Path) -> None:
+def test_a_crowded_pod_says_come_back_later() -> None:
     flags = ["--engine.max_running", "1", "--engine.max_queued", "1", "--limits.max_requests", "3"]
-    with started(model, *flags) as (pod, http):
+    with started(*flags) as (pod, http):
         with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="x", max_retries=0, timeout=60) as client:
-            ask: dict[str, Any] = {"model": str(model), "prompt": "fox", "max_tokens": 4}
+            ask: dict[str, Any] = {"model": str(model_path()), "prompt": "fox", "max_tokens": 4}
             running = Stream(http)
             await_true(running.begun, 20)
             waiting = Stream(http)
@@ -122,7 +123,7 @@ def test_a_crowded_pod_says_come_back_later(model: Path) -> None:
                     client.completions.create(**ask, stream=stream)
                 assert caught.value.response.headers["retry-after"]
                 assert caught.value.response.headers["x-baton-reason"] == "queue_full"
-            third = Stream(http, n=2, max_tokens=30000)
+            third = Stream(http, n=2)
             third.end(20)
             assert third.status == 429, "one of its sequences was refused"
         pod.terminate()
@@ -135,8 +136,8 @@ def test_a_crowded_pod_says_come_back_later(model: Path) -> None:
         assert (waiting.status, '"code":"draining"' in waiting.text) == (503, True)
 
 
-def test_while_it_loads_it_lives_and_is_not_ready(model: Path) -> None:
-    pod = Pod(model)
+def test_while_it_loads_it_lives_and_is_not_ready() -> None:
+    pod = Pod()
     try:
         with httpx.Client(base_url=pod.url, timeout=60) as http:
             assert http.get("/livez").status_code == 200
@@ -151,11 +152,11 @@ def test_while_it_loads_it_lives_and_is_not_ready(model: Path) -> None:
         pod.close()
 
 
-def test_metrics_may_have_a_port_of_their_own(model: Path) -> None:
+def test_metrics_may_have_a_port_of_their_own() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    pod = Pod(model, "--http.metrics_port", str(port))
+    pod = Pod("--http.metrics_port", str(port))
     try:
         with httpx.Client(base_url=pod.url, timeout=60) as http:
             assert http.get("/metrics").status_code == 404
@@ -174,10 +175,10 @@ def _fails(*flags: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_taken_port_is_said_before_anything_is_loaded(model: Path) -> None:
+def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, said = _fails("--engine.model", str(model), "--http.port", str(port))
+        status, said = _fails("--engine.model", str(model_path()), "--http.port", str(port))
     assert (status, len(said.splitlines())) == (2, 1)
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in json.loads(said)["message"]
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from tests.decode.served import Pod, await_true, samples
 
-LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 30000, "temperature": 0, "ignore_eos": True}
+LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
 
 
 def running(http: httpx.Client) -> float:
@@ -56,27 +56,42 @@ def test_a_client_that_leaves_frees_the_engine(pod: Pod, http: httpx.Client, str
     assert (line["message"], line["reason"]) == ("request cancelled", "the client left")
 
 
+def deaf(pod: Pod, tokens: int, *headers: str) -> socket.socket:
+    """A client that asks for a stream and reads nothing of it. Each event repeats all that was before, so
+    that few of them fill what sockets hold (3 MB)."""
+    sampling = {"max_new_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    scores = {"return_logprob": True, "top_logprobs_num": 20}
+    body = json.dumps({"text": "fox", "sampling_params": sampling, **scores, "stream": True}).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", pod.port))
+    head = ["POST /generate HTTP/1.1", "host: x", "connection: close", "content-type: application/json"]
+    lines = [*head, f"content-length: {len(body)}", *headers, "", ""]
+    client.sendall("\r\n".join(lines).encode() + body)
+    client.settimeout(20)
+    return client
+
+
 def test_a_client_that_does_not_read_is_waited_for_without_loss(pod: Pod, http: httpx.Client) -> None:
     """What it was not sent gathers as a few fat events, and comes whole when it reads at last."""
-    body = json.dumps({**LONG, "max_tokens": 3000, "stream": True}).encode()
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", pod.port))
-        client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-        )
+    with deaf(pod, 400) as client:
         await_true(lambda: running(http) == 1, 20)
         await_true(lambda: running(http) == 0, 60)  # the engine does not wait for the client
-        client.settimeout(20)
         parts = []
         while part := client.recv(65536):
             parts.append(part)
     text = b"".join(parts)
     assert b"data: [DONE]" in text
     sizes = [len(ids.split(b",")) for ids in re.findall(rb"id: 0\.\d+:([\d,]+)", text)]
-    assert sum(sizes) == 3000
-    assert max(sizes) > 100, "events were queued one by one"
+    assert sum(sizes) == 400
+    assert max(sizes) > 50, "events were queued one by one"
+
+
+def test_a_client_that_never_reads_is_given_up_at_its_deadline(pod: Pod, http: httpx.Client) -> None:
+    with deaf(pod, 3000, "x-baton-deadline-ms: 3000"):
+        await_true(lambda: running(http) == 1, 20)
+        await_true(lambda: running(http) == 0, 10)
+        await_true(lambda: http.get("/readyz").json()["requests"] == 0, 5)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -186,7 +201,7 @@ def test_metrics_count_what_happened(http: httpx.Client) -> None:
     assert grown("baton_ttft_seconds_count") == grown("baton_e2e_seconds_count") == 2
     assert grown("baton_itl_seconds_count") == 8
     pages = [after[f"baton_pages{{state={state}}}"] for state in ("free", "cached", "used")]
-    assert sum(pages) == 4096 and pages[1] > 0
+    assert sum(pages) == 1024 and pages[1] > 0
     assert after["vllm:num_requests_running{model_name=tiny}"] == 0
     assert after["vllm:num_requests_waiting{model_name=tiny}"] == 0
     assert after["vllm:kv_cache_usage_perc{model_name=tiny}"] == 0
