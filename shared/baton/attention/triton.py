@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baton.attention.base import Spans
 from baton.attention.triton_attend import attend_tiles, join_parts
+from baton.kernels.early import starts_early
 
 MAX_PARTS = 32
 PROGRAMS = 132 * 3
@@ -43,12 +44,13 @@ class TritonAttention:
         scale: float,
         *,
         window: int | None = None,
-        pdl: bool = False,
+        pdl: bool | None = None,
         programs: int = PROGRAMS,
     ) -> None:
         """`heads` and `kv_heads` are this rank's; `window` is how many tokens a token sees, itself included.
-        `pdl` launches kernels before the one ahead has ended (compute capability 9.0 or later). Decode cuts
+        `pdl` launches kernels before the one ahead has ended, None where the device can. Decode cuts
         sequences into parts until about as many programs run as `programs`."""
+        pdl = starts_early(pool.device) if pdl is None else pdl
         _, _, _, _, page_size, head_dim = pool.shape
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
         self._pool, self._heads, self._scale, self._window = pool, heads, scale, window

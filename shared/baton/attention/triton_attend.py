@@ -71,7 +71,10 @@ def _attend(
     return sums, weight, top
 
 
-@triton.jit(do_not_specialize=["layer", "first_span", "spans", "parts"])
+@triton.jit(
+    do_not_specialize=["layer", "first_span", "spans", "parts"],
+    do_not_specialize_on_alignment=["rows", "starts", "lengths"],
+)
 def attend_tiles(
     q, pool, table, rows, starts, lengths, out, part_sums, part_tops, layer, first_span, spans, parts, scale,
     table_stride, page_stride, head_stride, layer_stride,

@@ -19,7 +19,7 @@ def _pages(lengths, i, first, count, PAGE: tl.constexpr):
     return (tl.load(lengths + i, mask=(i >= first) & (i < count), other=0) + PAGE - 1) // PAGE
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["rows", "lengths", "pages", "ends", "last"])
 def _list_pages(
     table, rows, lengths, pages, ends, last, table_stride,
     PAGE: tl.constexpr, CHUNK: tl.constexpr, SHAPE: tl.constexpr,

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from baton.attention.base import Spans
+from baton.kernels.early import starts_early
 from baton.kernels.triton_experts import expert_down, expert_gate_up, expert_sum, route
 from baton.kernels.triton_rotate import rotate_store_heads
 from baton.kernels.triton_rows import add_norm_rows, norm_rows, silu_mul_rows
@@ -29,9 +30,12 @@ def power(n: int) -> int:
 class TritonKernels:
     """`Kernels` for CUDA. Inputs are contiguous; x and residual of `add_norm` are overwritten."""
 
-    def __init__(self, pdl: bool = False) -> None:
-        """`pdl`: launch each kernel before the one ahead of it has ended (programmatic dependent launch;
-        compute capability 9.0 or later), which hides most of the gap between two kernels."""
+    def __init__(self, pdl: bool | None = None) -> None:
+        """`pdl`: launch each kernel before the one ahead of it has ended (`early`); None where it can be."""
+        if pdl is None:
+            pdl = torch.cuda.is_available() and starts_early(
+                torch.device("cuda", torch.cuda.current_device())
+            )
         self._pdl = pdl
         self._launch = {"launch_pdl": True} if pdl else {}
 

@@ -71,7 +71,7 @@ def _store_q(
     tl.store(q_out + at + D // 2, high.to(dtype), mask=inside)
 
 
-@triton.jit(do_not_specialize=["layer"])
+@triton.jit(do_not_specialize=["layer"], do_not_specialize_on_alignment=["token_rows", "positions"])
 def rotate_store_heads(
     qkv, q_out, pool, cos_sin, q_weight, k_weight, table, token_rows, positions, layer, eps,
     table_stride, page_stride, head_stride, layer_stride, value_stride,

@@ -15,6 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from baton.kernels.early import starts_early
+
 BLOCK = 1024
 """Vocabulary entries per pass of a program: 16 bytes of bf16 a thread."""
 PROGRAMS = 132 * 8
@@ -87,7 +89,10 @@ def _scan(
     return top, tl.min(tl.where(best == top, token, UNTOLD), 0)
 
 
-@triton.jit(do_not_specialize=["blocks", "parts"])
+@triton.jit(
+    do_not_specialize=["blocks", "parts"],
+    do_not_specialize_on_alignment=["temperatures", "seeds", "positions", "chosen"],
+)
 def _sample_part(
     logits, temperatures, seeds, positions, values, tokens, chosen, vocab, stride, blocks, parts,
     WHOLE: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr, PDL: tl.constexpr,
@@ -133,14 +138,15 @@ def sample(
     seeds: Tensor,
     positions: Tensor,
     out: Tensor | None = None,
-    pdl: bool = False,
+    pdl: bool | None = None,
 ) -> Tensor:
     """One token for each row → [M] int64, in `out` when given.
 
     logits [M, V] bf16, fp16 or fp32, rows contiguous; temperatures [M] float32; seeds [M] int64; positions
     [M] int32. An entry of -inf is never chosen unless the whole row is. `pdl` starts the kernels before
-    the previous one has ended, as `TritonKernels` does.
+    the one ahead has ended, None where the device can.
     """
+    pdl = starts_early(logits.device) if pdl is None else pdl
     rows, vocab = logits.shape
     if out is None:
         out = torch.empty(rows, dtype=torch.int64, device=logits.device)
