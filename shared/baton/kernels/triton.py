@@ -134,7 +134,7 @@ class TritonKernels:
         expert_gate_up[(limit * triton.cdiv(inner, n),)](
             x, gate_up, active, order, tiles, total, limit, CHOICES=choices, BLOCK_N=n, **shape
         )
-        wide = min(2 * n, 128)
+        wide = 2 * n  # as wide as the product of gate and up
         expert_down[(limit * triton.cdiv(hidden, wide),)](
             active, down, results, order, tiles, total, limit, BLOCK_N=wide, **shape
         )

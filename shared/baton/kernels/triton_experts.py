@@ -76,29 +76,6 @@ def _product(
 
 
 @triton.jit
-def _product_pair(
-    a, b, c, DEPTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`_product` of a with b and with c, reading a once."""
-    k = tl.arange(0, BLOCK_K)
-    first = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    second = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for start in range(0, DEPTH, BLOCK_K):
-        if DEPTH % BLOCK_K == 0:
-            left = tl.load(a + start)
-            right = tl.load(b + start)
-            other = tl.load(c + start)
-        else:
-            left = tl.load(a + start, mask=(start + k < DEPTH)[None, :], other=0.0)
-            right = tl.load(b + start, mask=(start + k < DEPTH)[:, None], other=0.0)
-            other = tl.load(c + start, mask=(start + k < DEPTH)[:, None], other=0.0)
-        first = tl.dot(left, right, first, input_precision=PRECISION)
-        second = tl.dot(left, other, second, input_precision=PRECISION)
-    return first, second
-
-
-@triton.jit
 def _tile(tiles, limit, columns: tl.constexpr):
     """This program's expert, first row, end row and block of columns."""
     tile = tl.program_id(0) // columns
@@ -126,8 +103,11 @@ def expert_gate_up(
         token = tl.load(order + row, mask=row < end, other=0) // CHOICES
         # Rows and columns beyond the end read what exists and are dropped by the store: no masks in the loop.
         a = x + token.to(tl.int64)[:, None] * H + k[None, :]
-        b = weights + expert * (2 * INNER * H) + tl.minimum(column, INNER - 1)[None, :] * H + k[:, None]
-        gate, up = _product_pair(a, b, b + INNER * H, H, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+        both = tl.arange(0, 2 * BLOCK_N)  # gate's columns, then up's: one wide product
+        wide = tl.minimum(block * BLOCK_N + both % BLOCK_N, INNER - 1) + both // BLOCK_N * INNER
+        b = weights + expert * (2 * INNER * H) + wide.to(tl.int64)[None, :] * H + k[:, None]
+        sums = _product(a, b, H, BLOCK_M, 2 * BLOCK_N, BLOCK_K, PRECISION)
+        gate, up = tl.split(tl.permute(tl.reshape(sums, (BLOCK_M, 2, BLOCK_N)), (0, 2, 1)))
         dtype: tl.constexpr = out.dtype.element_ty
         active = silu(gate.to(dtype).to(tl.float32)).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
         at = row.to(tl.int64)[:, None] * INNER + column[None, :]
