@@ -143,7 +143,11 @@ def ragged(
     token_rows = torch.repeat_interleave(rows, torch.tensor(new))
 
     def put(values: list[int] | Tensor) -> Tensor:
-        return torch.as_tensor(values).to(device=device, dtype=torch.int32)
+        """At an address that no kernel may take for an aligned one."""
+        flat = torch.as_tensor(values).to(torch.int32)
+        room = torch.zeros(flat.numel() + 1, dtype=torch.int32, device=device)
+        room[1:] = flat.flatten()
+        return room[1:].view(flat.shape)
 
     return Spans(
         table=put(table),
