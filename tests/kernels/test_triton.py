@@ -105,7 +105,8 @@ def test_rotate_store(
         (1, 2, 4, 64, 96, HALF),
         (7, 4, 8, 128, 64, F32),
         (40, 2, 3, 96, 80, HALF),
-        (200, 2, 4, 64, 64, HALF),
+        (30, 2, 4, 64, 64, HALF),
+        (100, 2, 4, 64, 64, HALF),
         (260, 2, 2, 64, 72, HALF),
     ],
 )
@@ -137,5 +138,12 @@ def test_nothing_to_do(kernels: TritonKernels) -> None:
 
 def test_every_tile_of_the_grouped_products_is_tried() -> None:
     """The cases above reach each choice of tile."""
-    cases = [(2, 4), (80, 3), (400, 4), (520, 2)]
-    assert len({expert_blocks(pairs, count, HALF) for pairs, count in cases}) == 3
+    cases = [(2, 4), (60, 4), (200, 4), (520, 2)]
+    assert len({expert_blocks(pairs, count, HALF) for pairs, count in cases}) == 4
+
+
+def test_the_grouped_products_fit_a_smaller_device() -> None:
+    for each in (1, 10, 100, 1000):
+        m, n, k, _, stages = expert_blocks(each, 1, HALF, 99 << 10)
+        assert stages >= 2
+        assert (m + 2 * n) * k * 2 * stages <= 99 << 10

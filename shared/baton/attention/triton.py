@@ -18,8 +18,8 @@ from baton.attention.triton_attend import attend_tiles, join_parts
 from baton.kernels.early import starts_early
 
 MAX_PARTS = 32
-PROGRAMS = 132 * 3
-"""Programs that keep an H200 busy."""
+PROGRAMS = 132 * 8
+"""Programs that keep an H200 busy, short sequences beside long ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TritonAttention:
         self._precision = "ieee" if pool.dtype == torch.float32 else "tf32"
         self._prefill_tokens = 0
         self._tiles = 0
-        self._prefill_tile, self._decode_tile = tiles(self._group, pool.dtype)
+        self._prefill_tile, self._decode_tile = tiles(self._group, head_dim, pool.dtype)
 
     def __repr__(self) -> str:
         return f"TritonAttention(heads={self._heads}, kv_heads={self._kv_heads}, head_dim={self._head_dim})"
@@ -132,9 +132,9 @@ class TritonAttention:
         )  # fmt: skip
 
 
-def tiles(group: int, dtype: torch.dtype) -> tuple[_Tile, _Tile]:
+def tiles(group: int, head_dim: int, dtype: torch.dtype) -> tuple[_Tile, _Tile]:
     """Tiles for prefill and decode: a decode tile holds every query head of one KV head."""
     least = max(16, triton.next_power_of_2(group))
     if dtype == torch.float32:
         return _Tile(max(32, least), 32, 4, 1), _Tile(least, 32, 4, 1)
-    return _Tile(128, 64, 8, 3), _Tile(least, 64, 4, 3)
+    return _Tile(128, 64, 8, 3), _Tile(least, min(128, 16384 // head_dim), 4, 2)

@@ -18,8 +18,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from baton.kernels.early import starts_early
 
 BLOCK = 1024
-"""Vocabulary entries per pass of a program: 16 bytes of bf16 a thread."""
-PROGRAMS = 132 * 8
+"""Vocabulary entries per pass of a program."""
+PROGRAMS = 132 * 16
 """Programs that keep an H200 busy; a small batch splits its rows until there are as many."""
 MAX_PARTS = 128
 
@@ -160,7 +160,7 @@ def sample(
     launch = {"launch_pdl": True} if pdl else {}
     _sample_part[(rows, parts)](
         logits, temperatures, seeds, positions, values, tokens, out, vocab, logits.stride(0), blocks, parts,
-        WHOLE=parts == 1, BLOCK=BLOCK, FAST=logits.is_cuda, PDL=pdl, num_warps=4, **launch,
+        WHOLE=parts == 1, BLOCK=BLOCK, FAST=logits.is_cuda, PDL=pdl, num_warps=8, **launch,
     )  # fmt: skip
     if parts > 1:
         _sample_join[(rows,)](values, tokens, out, parts, WIDTH=MAX_PARTS, PDL=pdl, num_warps=1, **launch)
