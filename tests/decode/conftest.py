@@ -7,7 +7,7 @@ import pytest
 from tests.checkpoints import checkpoint
 from tests.decode.served import START_S, Pod, await_true
 
-__all__ = ["checkpoint", "http", "model", "pod"]
+__all__ = ["checkpoint", "http", "pod"]
 
 
 @pytest.fixture(scope="session")
