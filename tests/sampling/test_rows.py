@@ -41,13 +41,7 @@ def fresh(row: int, tokens: list[int], prompt: int, **sampling: object) -> Fresh
         ({"temperature": 0.0, "logprobs": 0}, Need.LOGPROBS),
     ],
 )
-<<<<<<< HEAD
 def test_a_row_needs_what_its_parameters_ask_for_and_no_more(sampling: dict[str, object], need: Need) -> None:
-=======
-def test_a_row_needs_what_its_parameters_ask_for_and_no_more(
-    sampling: dict[str, object], need: Need
-) -> None:
->>>>>>> 53775cd (Test the sampler against a second definition, and transcripts against the whole text)
     assert needs_of(SamplingParams(**sampling)) == need  # type: ignore[arg-type]
 
 
