@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from baton.core.ids import incarnation_id
 from baton.core.types import Request, SamplingParams
-from baton.decode.handoff import Handoffs, HandoffSettings, Timeline
+from baton.decode.handoff import Handoffs, Timeline
 from baton.decode.peer import Peer
+from baton.decode.receiver import introduction as hello
+from baton.decode.settings import HandoffSettings
 from baton.engine.config import EngineConfig
 from baton.engine.worker import Worker
 from baton.prefill.legs import LegDesk
-from baton.protocol import pods
 from baton.protocol.engine import Update
 from baton.tokens.identity import page_identities, root_salt
 
@@ -71,12 +71,6 @@ class Pods:
         async with asyncio.timeout(seconds):
             while self.handoffs.inflight or any(desk.open for desk in self.desks):
                 await asyncio.sleep(0.02)
-
-
-def hello(worker: Worker, role: str) -> pods.Hello:
-    facts = worker.facts
-    assert facts is not None
-    return pods.Hello(pods.VERSION, incarnation_id(), role, facts.fingerprint, facts.page_size, facts.ranks)
 
 
 @asynccontextmanager

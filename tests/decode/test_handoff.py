@@ -9,11 +9,12 @@ import signal
 
 import pytest
 from tests.checkpoints import Make
-from tests.decode.pods import Pods, hello, running
+from tests.decode.pods import Pods, running
 
 from baton.core.types import SamplingParams
-from baton.decode.handoff import HandoffSettings
 from baton.decode.peer import Peer
+from baton.decode.receiver import introduction as hello
+from baton.decode.settings import HandoffSettings
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, seed=1)
 

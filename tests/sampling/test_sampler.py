@@ -120,7 +120,8 @@ def test_the_likeliest_is_taken_whatever_bends_the_logits() -> None:
         bias = tuple((chance.randrange(VOCAB), round(chance.uniform(-3, 3), 2)) for _ in range(3))
         sampling = SamplingParams(
             temperature=0.0, max_tokens=50, min_tokens=chance.randrange(8),
-            presence_penalty=chance.choice([0.0, 1.5, -1.0]), frequency_penalty=chance.choice([0.0, 0.5, -0.5]),
+            presence_penalty=chance.choice([0.0, 1.5, -1.0]),
+            frequency_penalty=chance.choice([0.0, 0.5, -0.5]),
             repetition_penalty=chance.choice([1.0, 1.5, 0.7]), logit_bias=bias if row % 3 else (),
         )  # fmt: skip
         prompt = [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 6))]

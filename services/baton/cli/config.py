@@ -20,6 +20,7 @@ from baton.core.suggest import hint
 SETTINGS: Mapping[str, str] = {
     "decode": "baton.decode.settings:DecodeSettings",
     "logs": "baton.telemetry:LogSettings",
+    "prefill": "baton.prefill.settings:PrefillSettings",
 }
 """What can be listed: name → `module:class`. Services add their settings class here."""
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import uvloop
 
 from baton.core.clock import SystemClock
 from baton.core.errors import BatonError, Draining, Misconfigured, WorkerDied
+from baton.core.lifecycle import first_of, stop_asked
 from baton.core.settings import from_command_line
 from baton.decode.app import App
 from baton.decode.front import ROLES
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def run(settings: DecodeSettings) -> None:
     """One pod's life. Returns after a stop that was asked for; raises what else ended it."""
-    stop, hurry = _stop_asked()
+    stop, hurry = stop_asked()
     pod = Pod(partial(ROLES[settings.role], settings), settings.limits.max_requests)
     metrics = Metrics()
     meters = Meters(metrics, pod.front, settings.model_names[0])
@@ -73,15 +72,15 @@ async def run(settings: DecodeSettings) -> None:
         # Left in reverse order: what the front has open ends before the sockets that tell of it close.
         stack.push_async_callback(pod.front.close)
 
-        await _first_of(_load(settings, pod), stop.wait())
+        await first_of(_load(settings, pod), stop.wait())
         if stop.is_set():
             return
         log.info("ready", extra=pod.about())
 
-        await _first_of(stop.wait(), pod.front.failed.wait(), http.ended.wait())
+        await first_of(stop.wait(), pod.front.failed.wait(), http.ended.wait())
         if stop.is_set():
             log.info("draining", extra={"requests": pod.requests})
-            await _first_of(pod.drain(settings.limits.drain_s), hurry.wait())
+            await first_of(pod.drain(settings.limits.drain_s), hurry.wait())
             pod.end_all(Draining("the worker had to stop before this request was done"))
         if pod.front.failure is not None:
             raise pod.front.failure
@@ -108,32 +107,6 @@ def _served(settings: DecodeSettings) -> ServedModel:
         created=int(time.time()),
         use_generation_config=settings.generation_defaults,
     )
-
-
-def _stop_asked() -> tuple[asyncio.Event, asyncio.Event]:
-    """Set by the first and by the second SIGTERM or Ctrl-C."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, asked)
-    return stop, hurry
-
-
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Until one of them is done; the others are given up. Raises what that one raised."""
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 if __name__ == "__main__":

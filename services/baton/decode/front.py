@@ -12,6 +12,7 @@ from typing import Protocol
 
 from baton.core.errors import BatonError
 from baton.core.types import Request
+from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
 from baton.engine.worker import Progress, Sink, Worker
 from baton.protocol.engine import EngineFacts, Load
@@ -64,4 +65,8 @@ def _unified(settings: DecodeSettings, progress: Progress) -> Front:
     return Worker(settings.engine, progress)
 
 
-ROLES: Mapping[str, Callable[[DecodeSettings, Progress], Front]] = {"unified": _unified}
+def _decode(settings: DecodeSettings, progress: Progress) -> Front:
+    return Receiver(settings, progress)
+
+
+ROLES: Mapping[str, Callable[[DecodeSettings, Progress], Front]] = {"unified": _unified, "decode": _decode}

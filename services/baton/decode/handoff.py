@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
 from baton.decode.peer import Peer
+from baton.decode.settings import HandoffSettings
 from baton.engine.worker import Sink, Worker
 from baton.protocol import engine as wire
 from baton.protocol import pods
@@ -26,18 +27,6 @@ FENCE_S = 6.0
 """A write posted in time has landed or failed for good this long after its deadline (the mover's bound)."""
 LANDING_S = 10.0
 """How long after a complete leg's end its last pages may take to be seen here."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandoffSettings:
-    local_below: int = 64
-    """Uncached prompt tokens below which this pod computes a prompt itself."""
-    allow_local: bool = True
-    """Whether this pod computes prompts itself when no prefill pod can."""
-    tries: int = 2
-    """Prefill pods that are asked before that."""
-    timeout_s: float = 60.0
-    """How long one of them may take."""
 
 
 @dataclass(slots=True)

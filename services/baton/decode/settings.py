@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from baton.core.errors import InvalidSetting
+from baton.core.settings import secret
 from baton.engine.config import EngineConfig
 from baton.http.settings import HttpSettings
 from baton.telemetry import LogSettings
@@ -32,11 +33,41 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffSettings:
+    """How prompts are handed over by prefill pods."""
+
+    prefill: tuple[str, ...] = ()
+    """Where prefill pods listen for legs: tcp://host:port of each."""
+    secret: str = secret("")
+    """Shared by all pods: whoever does not know it is not answered. Empty asks nobody for it."""
+    local_below: int = 64
+    """Uncached prompt tokens below which this pod computes a prompt itself."""
+    allow_local: bool = True
+    """Whether this pod computes prompts itself when no prefill pod can."""
+    tries: int = 2
+    """Prefill pods that are asked before that."""
+    timeout_s: float = 60.0
+    """How long one of them may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("local_below", "tries"):
+            if getattr(self, name) < 0:
+                raise InvalidSetting(name, f"must be 0 or more, not {getattr(self, name)}")
+        if self.timeout_s <= 0:
+            raise InvalidSetting("timeout_s", f"must be above 0, not {self.timeout_s}")
+        for address in self.prefill:
+            if not address.startswith(("tcp://", "ipc://")):
+                raise InvalidSetting("prefill", f"must be tcp://host:port of each, not {address!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
     """Of `python -m baton.decode`."""
 
-    role: Literal["unified"] = "unified"
-    """unified computes prompts itself."""
+    role: Literal["unified", "decode"] = "unified"
+    """unified computes prompts itself; decode has them computed by prefill pods."""
+    handoff: HandoffSettings = field(default_factory=HandoffSettings)
+    """Who prefills, in the role decode."""
     names: tuple[str, ...] = ()
     """What clients may call the model, the usual name first; none is engine.model."""
     tokenizer: str = ""

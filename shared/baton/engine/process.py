@@ -50,8 +50,7 @@ def main() -> None:
         code = error.code if isinstance(error, BatonError) else "internal_error"
         text = str(error) if isinstance(error, BatonError) else f"{type(error).__name__}: {error}"
         outbox.send(wire.encode(wire.Fault(spec.rank, code, text)))
-    outbox.close()
-    context.term() if status == 0 else time.sleep(0.1)
+    context.destroy(linger=1000)  # what was said last is sent, also by a process that fails
     # Collectives of other ranks may be waiting for this one for ever; no destructor may either.
     os._exit(status)
 

@@ -12,6 +12,9 @@ __all__ = ["BENCHES", "main"]
 
 BENCHES: Mapping[str, Command] = {
     "offline": Command("baton.cli.bench.offline:main", "Tokens a second of one engine, all prompts at once."),
+    "online": Command(
+        "baton.cli.bench.online:main", "Latencies of a server under requests that come as they come."
+    ),
 }
 
 

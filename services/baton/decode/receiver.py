@@ -1,0 +1,76 @@
+"""A decode pod's front: a worker whose prompts come from prefill pods; a `baton.decode.front.Front`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from baton.core.errors import BatonError
+from baton.core.ids import incarnation_id
+from baton.core.types import Request
+from baton.decode.handoff import Handoffs
+from baton.decode.peer import Peer
+from baton.decode.settings import DecodeSettings
+from baton.engine.worker import Progress, Sink, Worker
+from baton.protocol import pods
+from baton.protocol.engine import EngineFacts, Load
+
+
+class Receiver:
+    def __init__(self, settings: DecodeSettings, progress: Progress) -> None:
+        self.settings = settings.handoff
+        self.worker = Worker(replace(settings.engine, handover=True), progress)
+        self.peers: list[Peer] = []
+        self.handoffs: Handoffs | None = None
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        return self.worker.facts
+
+    @property
+    def load(self) -> Load | None:
+        return self.worker.load
+
+    @property
+    def failed(self) -> asyncio.Event:
+        return self.worker.failed
+
+    @property
+    def failure(self) -> BatonError | None:
+        return self.worker.failure
+
+    @property
+    def open(self) -> int:
+        return self.worker.open
+
+    async def start(self) -> None:
+        """Start the engine, then make contact with every prefill pod; those that are late are met later."""
+        await self.worker.start()
+        hello = introduction(self.worker, "decode")
+        self.peers = [Peer(address, hello, self.settings.secret) for address in self.settings.prefill]
+        self.handoffs = Handoffs(self.worker, self.peers, self.settings)
+        for peer in self.peers:
+            await peer.__aenter__()
+
+    async def close(self) -> None:
+        for peer in self.peers:
+            await peer.__aexit__()
+        await self.worker.close()
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        assert self.handoffs is not None, "a request before the start"
+        self.handoffs.submit(request, sink)
+
+    def abort(self, id: str) -> None:
+        if self.handoffs is not None:
+            self.handoffs.abort(id)
+
+    def __repr__(self) -> str:
+        return f"<Receiver {self.worker!r} {self.handoffs!r}>"
+
+
+def introduction(worker: Worker, role: str) -> pods.Hello:
+    """How a started worker introduces itself to other pods."""
+    facts = worker.facts
+    assert facts is not None, "the worker has not started"
+    return pods.Hello(pods.VERSION, incarnation_id(), role, facts.fingerprint, facts.page_size, facts.ranks)
