@@ -1,6 +1,6 @@
 """`baton bench online`: latencies of any OpenAI server under an open load.
 
-    baton bench online --url http://localhost:8000 --rate 8 --num-prompts 200 --input-len 2048 --output-len 256
+    baton bench online --url http://localhost:8000 --rate 8 --input-len 2048 --output-len 256
 
 Requests arrive by a Poisson process, whatever the server does with those before. TTFT: first streamed
 token since the request was due; ITL: gaps between streamed events; TPOT: (end - first) / (tokens - 1);
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -105,17 +106,22 @@ async def _ask(
         seen.error = "the stream ended without a token"
 
 
+IDS = re.compile(rb"^id: \d+\.\d+:([\d,]*)", re.MULTILINE)
+"""Where a Baton server names an event's tokens; other servers send one token an event."""
+
+
 def _count(chunk: bytes, seen: Seen, now: float) -> None:
-    events = chunk.count(b"data: {")
+    named = IDS.findall(chunk)
+    tokens = sum(ids.count(b",") + 1 for ids in named if ids) if named else chunk.count(b"data: {")
     if b'"error"' in chunk:
         seen.error = chunk[:200].decode(errors="replace")
-    if not events:
+    if not tokens:
         return
     if seen.tokens == 0:
         seen.first = now
     else:
         seen.gaps.append(now - seen.last)
-    seen.tokens += events
+    seen.tokens += tokens
     seen.last = now
 
 
