@@ -16,7 +16,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,9 @@ def _report(args: argparse.Namespace, seen: list[Seen]) -> dict[str, Any]:
         "tpot_ms": _spread([one.tpot for one in done]),
         "itl_ms": _spread([gap for one in done for gap in one.gaps]),
         "e2e_ms": _spread([one.last - one.due for one in done]),
-        "requests": [asdict(one) | {"gaps": []} for one in seen],
+        "requests": [
+            {"due": one.due, "ttft": one.ttft, "tokens": one.tokens, "error": one.error} for one in seen
+        ],
     }
 
 
