@@ -15,7 +15,7 @@ STAMP := $(VENV)/.baton-installed
 export PYTHONPATH := $(CURDIR)/services:$(CURDIR)/shared
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check style types layers size format clean
+.PHONY: help setup run test check style types layers size format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -25,6 +25,9 @@ setup: $(STAMP) ## Make the environment; does nothing while pyproject.toml is un
 $(STAMP): pyproject.toml .ci/setup
 	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/setup $(VENV)
 	@touch $@
+
+run: setup ## Serve the tiny model on http://localhost:8000: a prefill and a decode pod; Ctrl-C ends it
+	@$(RUN) baton.cli up $(ARGS)
 
 test: setup ## Run the tests that need neither a GPU nor a cluster
 	$(RUN) pytest $(ARGS)

@@ -28,6 +28,7 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "up": Command("baton.cli.up:main", "Start pods on this machine and serve a model."),
     "bench": Command("baton.cli.bench:main", "Measure an engine: tokens per second."),
     "config": Command(
         "baton.cli.config:main", "List a service's settings, or explain where each value came from."

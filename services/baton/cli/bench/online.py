@@ -158,7 +158,7 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 def _table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['completed']} completed, {report['failed']} failed in {report['seconds']:.1f} s; "
-        f"{report['output_tokens_per_second']:,.0f} output tokens/s; {report['good_share']:.1%} within bounds",
+        f"{report['output_tokens_per_second']:,.0f} output tokens/s; {report['good_share']:.0%} in bounds",
         f"{'ms':<8}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}",
     ]
     for name in ("ttft", "tpot", "itl", "e2e"):
