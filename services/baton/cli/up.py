@@ -12,6 +12,7 @@ pod, it is the front door.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -193,10 +194,14 @@ def _tiny() -> str:
 
 
 def _try_it(port: int, name: str) -> str:
+    asked = {
+        "model": name,
+        "messages": [{"role": "user", "content": "What is a prefill pod?"}],
+        "temperature": 0,
+    }
     return (
         f"  curl http://localhost:{port}/v1/chat/completions -H 'content-type: application/json' \\\n"
-        f'    -d \'{{"model": "{name}", "messages": [{"role": "user", "content": "What is a prefill pod?"}}], "temperature": 0}}\'\n'
-        "Ctrl-C ends it."
+        f"    -d '{json.dumps(asked)}'\nCtrl-C ends it."
     )
 
 
