@@ -17,7 +17,9 @@ from baton.tokens.identity import page_identities
 
 class Inline:
     def __init__(self, model: Path, **settings: Any) -> None:
-        self.config = EngineConfig(model=str(model), **{"pages": 4096, "max_running": 64, **settings})
+        self.config = EngineConfig(
+            model=str(model), **{"pages": 4096, "max_running": 64, "threads": 1, **settings}
+        )
         spec = RankSpec(config=self.config, rank=0, inbox="", outbox="", followers=(), rendezvous="")
         self.built: Built = build(spec, lambda stage, done: None)
         self.engine = Engine(self.built.scheduler, self.built.runner, overlap=self.config.overlap)

@@ -106,7 +106,7 @@ def test_retraction_by_a_small_pool(
 def test_tensor_parallel(ranks: int, name: str, checkpoint: Make, reference: Reference) -> None:
     made = checkpoint(name)
     with LLM(
-        str(made.directory), tensor_parallel=ranks, pages=4096, max_running=64, prefill_budget=64
+        str(made.directory), tensor_parallel=ranks, pages=4096, max_running=64, prefill_budget=64, threads=1
     ) as llm:
         outputs = llm.generate(prompts(), GREEDY)
         assert [list(output.token_ids) for output in outputs] == reference(name, made)

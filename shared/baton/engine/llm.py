@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
-from baton.core.errors import BatonError, InvalidField, UnsupportedModel
+from baton.core.errors import BatonError, InvalidField, UnsupportedModel, WorkerDied
 from baton.core.types import Finish, Request, SamplingParams, TokenLogprob
 from baton.engine.config import EngineConfig
 from baton.engine.transcript import Delta, Transcript
@@ -222,6 +222,9 @@ class LLM:
         self.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._loop.is_running():
+            work.close()
+            raise WorkerDied("this LLM was closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _stop(self) -> None:

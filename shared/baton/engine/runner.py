@@ -59,7 +59,7 @@ class Runner:
         self.sampler = Sampler(self.sampling)
         self.upload = Upload(self.device, capacity=1 << 16)
         self.graphs = self._capture(min(graph_max_batch, max_running), progress or (lambda done: None))
-        self._thread = ThreadPoolExecutor(1, "step") if self.device.type == "cpu" else None
+        self._thread = _step_thread() if self.device.type == "cpu" else None
 
     def _capture(self, largest: int, progress: Callable[[float], None]) -> DecodeGraphs | None:
         if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
@@ -191,6 +191,11 @@ class Runner:
 
 def _ints(values: list[int]) -> Ints:
     return np.asarray(values, dtype=np.int32)
+
+
+def _step_thread() -> ThreadPoolExecutor:
+    """OpenMP keeps its number of threads for each calling thread, and oneDNN asks OpenMP, not torch."""
+    return ThreadPoolExecutor(1, "step", torch.set_num_threads, (torch.get_num_threads(),))
 
 
 def _settled(

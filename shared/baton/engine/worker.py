@@ -51,6 +51,10 @@ class Listener(Protocol):
 
 STOP_SECONDS = 10.0
 """How long ranks may take to end when asked to, before they are killed."""
+FAULT_SECONDS = 0.5
+"""How long a rank's exit waits for the Fault that explains it."""
+HEARSAY_SECONDS = 0.4
+"""How long the word of a rank that lost another one waits for what became of that one."""
 
 
 class Worker:
@@ -204,7 +208,10 @@ class Worker:
                 kind = Misconfigured if not self._ready.done() and code != "internal_error" else WorkerDied
                 error = kind(text if kind is Misconfigured else f"rank {rank}: {text}")
                 error.code = code
-                self._fail(error)
+                if code == WorkerDied.code:
+                    asyncio.get_running_loop().call_later(HEARSAY_SECONDS, self._fail, error)
+                else:
+                    self._fail(error)
 
     def _inform(self, news: wire.News) -> None:
         listener = self.listener
@@ -224,7 +231,8 @@ class Worker:
     async def _watch(self, rank: int) -> None:
         status = await self._processes[rank].wait()
         if not self._closing:
-            await asyncio.sleep(0.2)  # a Fault that explains the exit may still be on its way
+            if status >= 0:  # who was killed had no time to explain
+                await asyncio.sleep(FAULT_SECONDS)
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
             self._fail(WorkerDied(f"engine rank {rank} (process {self._processes[rank].pid}) {how}"))
 
