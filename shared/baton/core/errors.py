@@ -22,6 +22,7 @@
     │   ├── DeadlineExceeded    a wait ran past its deadline
     │   ├── Cancelled           the client or an operator ended it
     │   ├── PeerLost            the other pod fell silent
+    │   ├── StateUnreachable    what the cluster shares can be neither read nor written now
     │   └── WorkerDied          a process of this worker ended
     └── Misconfigured           found while starting; the process exits
         ├── InvalidSetting      a named setting is wrong
@@ -150,6 +151,13 @@ class Cancelled(Failed):
 class PeerLost(Failed):
     status = 503
     code = "peer_lost"
+
+
+class StateUnreachable(Failed):
+    """Redis is gone or refuses. Never a reason to fail a request: whoever meets it goes on with what it knows."""
+
+    status = 503
+    code = "state_unreachable"
 
 
 class WorkerDied(Failed):
