@@ -110,7 +110,7 @@ def test_whatever_redis_suffers_no_living_worker_is_lost() -> None:
             Worker(link, "w2") as other,
         ):
             await eventually(lambda: len(board.fleet.workers) == 2)
-            watched = asyncio.create_task(always(lambda: len(board.fleet.workers) == 2, 2.5))
+            watched = asyncio.create_task(always(lambda: len(board.fleet.workers) == 2, 2.2))
             match what:
                 case "flush":
                     await link.ask("FLUSHALL")
@@ -146,7 +146,7 @@ def test_who_dies_while_redis_is_away_is_found_out_afterwards() -> None:
             await eventually(lambda: "w1" in board.fleet.workers)
             await redis.kill()
             await worker.crash()
-            await always(lambda: "w1" in board.fleet.workers, 2 * EXPIRY_S)
+            await always(lambda: "w1" in board.fleet.workers, 1.3 * EXPIRY_S)
             await redis.start()
             await eventually(lambda: board.fleet.expired == {"w1"})
 

@@ -75,6 +75,33 @@ def test_what_redis_refuses_is_one_error_too() -> None:
     asyncio.run(story())
 
 
+def test_a_master_that_became_a_replica_is_left_for_whoever_answers_now() -> None:
+    async def story() -> None:
+        async with linked() as (redis, link):
+            before = await link.ask("CLIENT", "ID")
+            assert await link.ask("CLIENT", "ID") == before
+            await link.ask("REPLICAOF", "127.0.0.1", redis.port)
+            for write in (link.ask("SET", "a", "1"), link.ask_all([("SET", "a", "1")])):
+                with pytest.raises(StateUnreachable, match=r"(?i)read.?only"):
+                    await write
+                after = await link.ask("CLIENT", "ID")
+                assert after > before
+                before = after
+
+    asyncio.run(story())
+
+
+def test_a_unix_socket_will_do(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            EmbeddedRedis("--unixsocket", str(tmp_path / "redis")),
+            Link(StateSettings(url=f"unix://{tmp_path}/redis")) as link,
+        ):
+            assert await link.ask("PING")
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     "url",
     ["http://x", "redis+magic://x", "unix+cluster:///x", "redis+sentinel://x:1", "redis://x:port/0", ""],

@@ -154,7 +154,7 @@ class PeerLost(Failed):
 
 
 class StateUnreachable(Failed):
-    """Redis is gone or refuses. Never a reason to fail a request: whoever meets it goes on with what it knows."""
+    """Redis is gone or refuses. No reason to fail a request: whoever meets it goes on with what it knows."""
 
     status = 503
     code = "state_unreachable"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -51,6 +52,8 @@ class Connected:
     shown: str
     """The address without its secrets."""
     closers: tuple[Callable[[], Awaitable[None]], ...]
+    forget: Callable[[], Awaitable[None]] | None = None
+    """Drops idle connections, where redis-py would keep asking a server that has become a replica."""
 
 
 def backoff() -> EqualJitterBackoff:
@@ -68,6 +71,8 @@ def connect(settings: StateSettings, name: str) -> Connected:
     if base == "unix" and kind:
         raise InvalidSetting("url", f"must begin with {KNOWN}, not {parts.scheme}://")
     options = _options(settings, name, tls=base == "rediss")
+    if base != "unix":
+        options["socket_keepalive"] = True
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     try:
         if kind == "sentinel":
@@ -77,7 +82,8 @@ def connect(settings: StateSettings, name: str) -> Connected:
             cluster = RedisCluster.from_url(url, **options)
             return Connected(cast(Client, cluster), True, shown, (cluster.aclose,))
         single = Redis.from_url(url, max_connections=64, **options)
-        return Connected(cast(Client, single), False, shown, (single.aclose,))
+        forget = partial(single.connection_pool.disconnect, inuse_connections=False)
+        return Connected(cast(Client, single), False, shown, (single.aclose,), forget)
     except (ValueError, TypeError) as error:
         raise InvalidSetting("url", f"{shown}: {error}") from error
 
@@ -91,7 +97,6 @@ def _options(settings: StateSettings, name: str, *, tls: bool) -> dict[str, Any]
         # `Link` ends every call. A timeout of redis-py's own goes through asyncio.wait_for, which in Python
         # 3.11 loses a cancellation that meets a write's end: tasks would live on after they were closed.
         "socket_timeout": None,
-        "socket_keepalive": True,
         # Once, for a pooled connection that the server has closed meanwhile.
         "retry": Retry(EqualJitterBackoff(cap=0.1, base=0.01), 1),
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from baton.core.clock import Clock, SystemClock
 from baton.core.errors import StateUnreachable
@@ -81,7 +81,7 @@ class Link:
             async with asyncio.timeout(self._deadline_s + wait_s):
                 reply = await self._connected.client.execute_command(*command)
         except (RedisError, OSError, TimeoutError) as error:
-            raise self._failed(command, error) from error
+            raise await self._failed(command, error) from error
         self._succeeded()
         return reply
 
@@ -97,10 +97,10 @@ class Link:
                     pipeline.execute_command(*command)
                 replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
-            raise self._failed(commands[0], error) from error
+            raise await self._failed(commands[0], error) from error
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception) and not keep_errors:
-                raise self._failed(command, reply) from reply
+                raise await self._failed(command, reply) from reply
         self._succeeded()
         return replies
 
@@ -128,7 +128,7 @@ class Link:
         self._answered = self.clock.now()
         self._error = ""
 
-    def _failed(self, command: Command, error: Exception) -> StateUnreachable:
+    async def _failed(self, command: Command, error: Exception) -> StateUnreachable:
         self._failures += 1
         self._error = f"{command[0]!s}: {type(error).__name__}: {error}".rstrip(": ")
         if self._reachable is not False:
@@ -138,4 +138,7 @@ class Link:
                 extra={"address": self._connected.shown, "cause": self._error},
             )
         self._reachable = False
+        if isinstance(error, ReadOnlyError) and self._connected.forget is not None:
+            # The name may lead to the new master already; only a new connection will follow it.
+            await self._connected.forget()
         return StateUnreachable(self._error)

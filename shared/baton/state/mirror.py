@@ -88,7 +88,6 @@ class FleetMirror:
             for change in changes:
                 log.log(
                     logging.WARNING if change.what is What.EXPIRED else logging.INFO,
-                    "a worker %s",
-                    change.what,
+                    f"a worker {change.what}",
                     extra={"worker": change.lease.id, "incarnation": change.lease.incarnation},
                 )

@@ -18,7 +18,7 @@ from baton.state.address import backoff
 log = logging.getLogger(__name__)
 
 FAULT_PAUSE_S = 1.0
-CANCEL_PAUSE_S = 1.0
+CANCEL_PAUSE_S = 0.2
 MOST_DOUBLINGS = 10
 """The backoff is at its cap long before; its arithmetic overflows long after."""
 

@@ -17,7 +17,8 @@ class StateSettings:
 
     url: str = secret("redis://127.0.0.1:6379/0")
     """redis://[user:password@]host:port/db, rediss:// for TLS, unix://path;
-    redis+sentinel://host:port,host:port/service[/db]; redis+cluster://host:port. It may hold a password."""
+    redis+sentinel://host:port,host:port/service[/db]; redis+cluster://host:port. It may hold a password.
+    Redis 6.2 or newer."""
     password: str = secret("")
     """Overrides the URL's; for platforms that hand out secrets one by one."""
     sentinel_password: str = secret("")
