@@ -91,7 +91,8 @@ def test_a_client_that_never_reads_is_given_up_at_its_deadline(pod: Pod, http: h
     with deaf(pod, 3000, "x-baton-deadline-ms: 3000"):
         await_true(lambda: running(http) == 1, 20)
         await_true(lambda: running(http) == 0, 10)
-        await_true(lambda: http.get("/readyz").json()["requests"] == 0, 5)
+        late = "the request took more than 3 seconds"
+        await_true(lambda: any(line.get("reason") == late for line in pod.log), 5)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -179,6 +180,13 @@ def test_probes_and_versions(http: httpx.Client) -> None:
     assert (wrong.status_code, wrong.headers["x-baton-reason"], wrong.headers["allow"]) == (
         405, "method_not_allowed", "POST",
     )  # fmt: skip
+
+
+def test_pages_of_a_text_that_ended_are_told_free(http: httpx.Client) -> None:
+    """Its end is known a step before its pages come free, and that step has nothing else to tell."""
+    ending = {"prompt": "fox", "max_tokens": 50, "logit_bias": {"2": 100}}
+    assert http.post("/v1/completions", json=ending).json()["choices"][0]["finish_reason"] == "stop"
+    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 2)
 
 
 def test_metrics_count_what_happened(http: httpx.Client) -> None:
