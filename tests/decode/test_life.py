@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import pytest
 from tests.decode.served import Pod, await_true, samples
 
 import openai
+from baton.decode.__main__ import main
 from baton.tiny import model_path
 
 LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
@@ -168,19 +167,13 @@ def test_metrics_may_have_a_port_of_their_own() -> None:
         pod.close()
 
 
-def _fails(*flags: str) -> tuple[int, str]:
-    environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "baton.decode", "--http.host", "127.0.0.1", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, timeout=60)
-    return done.returncode, done.stderr
-
-
-def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
+def test_a_taken_port_is_said_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, said = _fails("--engine.model", str(model_path()), "--http.port", str(port))
-    assert (status, len(said.splitlines())) == (2, 1)
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in json.loads(said)["message"]
+        model = ["--engine.model", str(model_path()), "--logs.format", "text"]
+        assert main([*model, "--http.host", "127.0.0.1", "--http.port", str(port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot start: http: cannot listen on 127.0.0.1:{port}: Address already in use" in line
 
 
 @pytest.mark.parametrize(
@@ -190,17 +183,14 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
         (["--engine.model", "m", "--role", "prefil"], "role: must be one of unified"),
         (["--engine.model", "m", "--engine.page_size", "0"], "engine.page_size: must be between"),
         (["--engine.model", "m", "--limits.drain_s", "-1"], "limits.drain_s: must be 0 or more"),
-        (
-            ["--engine.model", "m", "--http.port", "8000", "--http.metrics_port", "8000"],
-            "must be 0 or differ",
-        ),
-        (
-            ["--engine.model", "/absent", "--http.port", "0", "--logs.level", "error"],
-            "/absent is not a directory",
-        ),
+        (["--engine.model", "m", "--http.port", "80", "--http.metrics_port", "80"], "must be 0 or differ"),
+        (["--engine.model", "/absent", "--logs.level", "error"], "/absent is not a directory"),
     ],
 )
-def test_a_wrong_setting_is_one_line(flags: list[str], message: str) -> None:
-    status, said = _fails(*flags)
-    assert (status, len(said.splitlines())) == (2, 1)
-    assert message in said
+def test_a_wrong_setting_is_one_line(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = [] if "--http.port" in flags else ["--http.port", "0"]
+    assert main(["--http.host", "127.0.0.1", *port, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

@@ -19,7 +19,7 @@ class HttpSettings:
     """A second port for /metrics and the probes alone; 0 serves /metrics on the first."""
     max_header_bytes: int = 65536
     """Largest head of a request: its line and headers together."""
-    max_body_bytes: int = 16777216
+    max_body_bytes: int = 8388608
     """Largest body of a request."""
     header_s: float = 10.0
     """How long a head may take to arrive, from connecting or from the head's first byte."""
