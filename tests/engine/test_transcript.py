@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
+from tests.tokens import checkpoints
 
-from baton.core.errors import Failed, InvalidField, InvalidRequest, PromptTooLong, QueueFull
+from baton.core.errors import (
+    BatonError,
+    Failed,
+    InvalidField,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+    Refused,
+    WorkerDied,
+)
 from baton.core.types import Finish, SamplingParams, TokenLogprob
 from baton.engine.transcript import Delta, Transcript, error_of
 from baton.protocol.engine import Update
@@ -182,3 +193,28 @@ def test_unknown_failures_keep_their_code() -> None:
     error = error_of(Update("r", finish="error", error="rank 1 exploded", code="new_in_a_later_version"))
     assert isinstance(error, Failed) and error.code == "new_in_a_later_version"
     assert Failed.code == "failed", "the class is left alone"
+
+
+def test_a_word_after_a_prompt_keeps_its_space(tmp_path: Path) -> None:
+    llama2 = Tokenizer.load(checkpoints.write(tmp_path, "llama2"))
+    prompt, words = llama2.encode("The quick"), llama2.encode("brown fox", add_special=False)
+
+    def text(prompt: list[int]) -> str:
+        transcript = Transcript(SamplingParams(), llama2, frozenset(), prompt)
+        finishes = [None] * (len(words) - 1) + ["length"]
+        news = [Update("a", token, finish=end) for token, end in zip(words, finishes, strict=True)]
+        return "".join(transcript.take(one).text for one in news)
+
+    assert (text(prompt), text([])) == (" brown fox", "brown fox")
+
+
+def test_each_token_knows_where_it_begins(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    offsets = [delta.offset for delta in deltas(tokenizer, ids)]
+    assert offsets == [len(tokenizer.decode(ids[:place]).rstrip("\ufffd")) for place in range(len(ids))]
+
+
+@pytest.mark.parametrize("error", [WorkerDied("rank 0 is gone"), Refused("no prefill worker is ready")])
+def test_failures_keep_their_status(error: BatonError) -> None:
+    made = error_of(Update("a", finish="error", error=str(error), code=error.code))
+    assert (type(made), str(made), made.status) == (type(error), str(error), 503)

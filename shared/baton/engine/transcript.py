@@ -21,6 +21,7 @@ from baton.core.errors import (
     PeerLost,
     PromptTooLong,
     QueueFull,
+    Refused,
     WorkerDied,
 )
 from baton.core.types import Finish, SamplingParams, TokenLogprob
@@ -114,7 +115,7 @@ class Transcript:
 
 _FIELDS: dict[str, type[InvalidField]] = {kind.code: kind for kind in (InvalidField, PromptTooLong)}
 _PLAIN: tuple[type[BatonError], ...] = (
-    *(InvalidRequest, QueueFull, Draining, OutOfPages),
+    *(InvalidRequest, Refused, QueueFull, Draining, OutOfPages),
     *(DeadlineExceeded, Cancelled, PeerLost, WorkerDied),
 )
 _KINDS: dict[str, type[BatonError]] = {kind.code: kind for kind in _PLAIN}
