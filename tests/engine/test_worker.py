@@ -162,8 +162,8 @@ def test_a_rank_of_another_version_is_refused() -> None:
         starting = asyncio.create_task(worker.start())
         await until(lambda: bool(worker._processes))
         facts = wire.EngineFacts(
-            pages=1, page_size=1, page_bytes=1, max_model_len=1, vocab=1, eos=(), device="cpu", dtype="", seconds=0,
-            attention="", tensor_parallel=1, fingerprint=b"",
+            pages=1, page_size=1, page_bytes=1, max_model_len=1, vocab=1, eos=(), device="cpu", dtype="",
+            seconds=0, attention="", tensor_parallel=1, fingerprint=b"",
         )  # fmt: skip
         context = zmq.asyncio.Context()
         stranger = context.socket(zmq.PUSH)

@@ -33,8 +33,9 @@ UPDATES = [
 
 
 @pytest.mark.parametrize(
-    "message", [wire.Submit(REQUEST), wire.Submit(Request(id="x", token_ids=(1,))), wire.Abort("a"), wire.Stop()]
-)  # fmt: skip
+    "message",
+    [wire.Submit(REQUEST), wire.Submit(Request(id="x", token_ids=(1,))), wire.Abort("a"), wire.Stop()],
+)
 def test_what_the_front_says_arrives(message: wire.ToEngine) -> None:
     assert wire.read_to_engine(wire.encode(message)) == message
 
