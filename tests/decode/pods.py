@@ -12,6 +12,7 @@ from typing import Any
 
 from baton.core.types import Request, SamplingParams
 from baton.decode.handoff import Handoffs, Timeline
+from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.receiver import introduction as hello
 from baton.decode.settings import HandoffSettings
@@ -19,6 +20,7 @@ from baton.engine.config import EngineConfig
 from baton.engine.worker import Worker
 from baton.prefill.legs import LegDesk
 from baton.protocol.engine import Update
+from baton.telemetry import Metrics
 from baton.tokens.identity import page_identities, root_salt
 
 _ids = itertools.count()
@@ -33,6 +35,7 @@ class Pods:
     peers: list[Peer]
     decode: Worker
     handoffs: Handoffs
+    metrics: Metrics
     timelines: dict[str, Timeline] = field(default_factory=dict)
 
     async def generate(
@@ -93,7 +96,9 @@ async def running(
         handoffs = Handoffs(decode, peers, settings or HandoffSettings(local_below=4))
         for peer in peers:
             await stack.enter_async_context(peer)
-        made = Pods(prefills, desks, peers, decode, handoffs)
+        metrics = Metrics()
+        handoffs.meters = HandoffMeters(metrics, lambda: handoffs.inflight, lambda: decode.load)
+        made = Pods(prefills, desks, peers, decode, handoffs, metrics)
         handoffs.finished = made.timelines.__setitem__
         async with asyncio.timeout(30):
             while not all(peer.ready for peer in peers):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 
 import pytest
@@ -55,6 +56,11 @@ def test_every_split_gives_the_tokens_of_one_worker(prefill: int, decode: int, c
             assert again == alone
             await pods.settled()
             assert not pods.handoffs.failures
+            told = pods.metrics.render().decode()
+            assert re.search(r"^baton_handoff_seconds_count [1-9]", told, re.M), told
+            assert re.search(r"^baton_handoff_bytes_total [1-9]", told, re.M)
+            assert re.search(r"^baton_handoff_inflight 0", told, re.M)
+            assert re.search(r"^baton_peer_bandwidth_bytes_per_second\{.*\} [1-9]", told, re.M)
 
     asyncio.run(check())
 

@@ -11,12 +11,12 @@ from tests.engine.test_scheduler import engine, prompts, request
 from baton.core.types import SamplingParams
 from baton.engine.batch import Batch
 from baton.engine.steps import from_step, to_step
-from baton.protocol.engine import encode, read_step
+from baton.protocol.engine import encode, read_to_rank
 from baton.sampling.fresh import Fresh
 
 
 def over_the_wire(batch: Batch) -> Batch:
-    return from_step(read_step(encode(to_step(batch))))
+    return from_step(read_to_rank(encode(to_step(batch))))
 
 
 def assert_same(one: Any, other: Any, where: str) -> None:

@@ -92,4 +92,4 @@ def test_one_end_s_messages_are_not_the_other_s() -> None:
     with pytest.raises(ProtocolMismatch):
         wire.read_to_engine(wire.encode(wire.Loading("weights", 1.0)))
     with pytest.raises(ProtocolMismatch):
-        wire.read_step(wire.encode(wire.Stop()))
+        wire.read_to_rank(wire.encode(wire.Stop()))

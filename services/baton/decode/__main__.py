@@ -27,6 +27,7 @@ from baton.decode.app import App
 from baton.decode.front import ROLES
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
+from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
 from baton.http import HttpServer
 from baton.openai import ServedModel
@@ -63,6 +64,8 @@ async def run(settings: DecodeSettings) -> None:
     pod = Pod(partial(ROLES[settings.role], settings), settings.limits.max_requests)
     metrics = Metrics()
     meters = Meters(metrics, pod.front, settings.model_names[0])
+    if isinstance(pod.front, Receiver):
+        pod.front.measure(metrics)
     app = App(pod, metrics, meters, settings, SystemClock())
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
+from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
 from baton.engine.worker import Sink, Worker
@@ -39,7 +40,9 @@ class Try:
     number: int
     deadline: float
     """By the loop's clock; for the writer nothing may be posted later."""
-    asked: bool = False
+    asked_at: float = 0.0
+    """When the peer was asked; 0 before."""
+    pages: int = 0
     landed: bool = False
     given_up: bool = False
     """Another attempt, or this pod itself, has taken over; only its end is awaited."""
@@ -64,6 +67,7 @@ class Handoffs:
         self.timelines: dict[str, Timeline] = {}
         """Of open requests."""
         self.finished: Callable[[str, Timeline], None] = lambda id, timeline: None
+        self.meters: HandoffMeters | None = None
         self.failures: dict[str, int] = {}
         """Attempts that failed, by reason."""
         self._tries: dict[str, Try] = {}
@@ -121,7 +125,7 @@ class Handoffs:
         one = self._current.pop(id, None)
         if one is not None and not one.landed:
             one.given_up = True
-            if one.asked:
+            if one.asked_at:
                 self._withdraw(one)
             else:
                 del self._tries[one.attempt]
@@ -157,7 +161,7 @@ class Handoffs:
         if not one.peer.ready:
             self._failed(one, "peer_lost", over=True)
             return
-        one.asked = True
+        one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
         remaining = max(0.1, one.deadline - time.monotonic())
         leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining)
         one.peer.send(leg)
@@ -170,7 +174,7 @@ class Handoffs:
 
     def _withdraw(self, one: Try) -> None:
         """Tell a writer to stop. Its pages stay fenced until it says so, or cannot write any more."""
-        if not one.asked:
+        if not one.asked_at:
             return
         if one.peer.ready:
             one.peer.send(pods.AbortLeg(one.attempt))
@@ -188,6 +192,8 @@ class Handoffs:
         """An attempt came to nothing: ask another peer, or compute the rest here. `over`: its writer has
         ended, so its pages can be written again at once."""
         self.failures[reason] = self.failures.get(reason, 0) + 1
+        if self.meters is not None:
+            self.meters.failures.labels(reason).inc()
         if over:
             self._over(one.attempt)
         else:
@@ -236,7 +242,7 @@ class Handoffs:
     def gone(self, peer: Peer, worker: str, reason: str) -> None:
         """A peer fell silent, or came back as another incarnation."""
         self.worker.tell(wire.Part(worker))
-        for one in [t for t in self._tries.values() if t.peer is peer and t.asked and not t.landed]:
+        for one in [t for t in self._tries.values() if t.peer is peer and t.asked_at and not t.landed]:
             self._failed(one, "peer_lost", over=False)
 
     # ---- what the worker says ----
@@ -246,12 +252,17 @@ class Handoffs:
         if one is not None:
             one.landed = True
             self._mark(one, "landed")
+            if self.meters is not None and self.worker.facts is not None:
+                self.meters.seconds.observe(time.monotonic() - one.asked_at)
+                self.meters.bytes.inc(one.pages * self.worker.facts.page_bytes)
             if self._current.get(one.request.id) is one:
                 del self._current[one.request.id]
 
     def ended(self, end: wire.LegEnd) -> None: ...
 
     def met(self, path: wire.Path) -> None:
+        if self.meters is not None:
+            self.meters.met(path)
         level = logging.INFO if path.ok else logging.ERROR
         log.log(level, "path to prefill worker %s, rank %d: %s", path.worker, path.rank, path.message)
 

@@ -9,11 +9,13 @@ from baton.core.errors import BatonError
 from baton.core.ids import incarnation_id
 from baton.core.types import Request
 from baton.decode.handoff import Handoffs
+from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.settings import DecodeSettings
 from baton.engine.worker import Progress, Sink, Worker
 from baton.protocol import pods
 from baton.protocol.engine import EngineFacts, Load
+from baton.telemetry import Metrics
 
 
 class Receiver:
@@ -22,6 +24,13 @@ class Receiver:
         self.worker = Worker(replace(settings.engine, handover=True), progress)
         self.peers: list[Peer] = []
         self.handoffs: Handoffs | None = None
+        self._meters: HandoffMeters | None = None
+
+    def measure(self, metrics: Metrics) -> None:
+        """Keep figures of hand-overs there from now on; called once, before the start."""
+        self._meters = HandoffMeters(
+            metrics, lambda: self.handoffs.inflight if self.handoffs else 0, lambda: self.load
+        )
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -49,6 +58,7 @@ class Receiver:
         hello = introduction(self.worker, "decode")
         self.peers = [Peer(address, hello, self.settings.secret) for address in self.settings.prefill]
         self.handoffs = Handoffs(self.worker, self.peers, self.settings)
+        self.handoffs.meters = self._meters
         for peer in self.peers:
             await peer.__aenter__()
 

@@ -451,6 +451,7 @@ class Scheduler:
             pages_cached=cache.pages,
             pages_evictable=cache.evictable,
             pages_total=allocator.total - 1,
+            pages_fenced=allocator.fenced,
             retractions=self.retractions,
             steps=self.steps,
         )

@@ -78,6 +78,8 @@ class Load:
     """Pages in the prefix cache, locked or not."""
     pages_evictable: int
     pages_total: int
+    pages_fenced: int = 0
+    """Pages that a writer which was given up might still write."""
     retractions: int
     steps: int
 
