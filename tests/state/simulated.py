@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+from baton.core.clock import SystemClock
 from baton.state import EmbeddedRedis, EventWriter, LeaseKeeper, Link, StateSettings, WorkerLease
 
 RETURN_S = 5.0
@@ -47,6 +48,15 @@ async def always(fact: Callable[[], bool], for_s: float) -> None:
     while time.monotonic() < end:
         assert fact()
         await asyncio.sleep(0.01)
+
+
+class HastyClock(SystemClock):
+    """The machine's clock, ahead by as much as the test says."""
+
+    ahead_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead_s
 
 
 def link_to(redis: EmbeddedRedis, **fields: Any) -> Link:

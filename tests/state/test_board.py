@@ -6,10 +6,21 @@ import asyncio
 import time
 
 import pytest
-from tests.state.simulated import Worker, always, each_at_once, eventually, lease, link_to, linked, stopped
+from tests.state.simulated import (
+    HastyClock,
+    Worker,
+    always,
+    each_at_once,
+    eventually,
+    lease,
+    link_to,
+    linked,
+    stopped,
+)
 
 from baton.core.errors import InvalidField
-from baton.state import LeaseBoard, LeaseKeeper, Standing, What, WorkerLoad
+from baton.state import LeaseBoard, LeaseKeeper, Link, Standing, StateSettings, What, WorkerLoad
+from baton.state.fleet import FORGET_S
 from baton.state.lease import Facts, encode
 
 HEARTBEAT_S, EXPIRY_S = 0.1, 0.6
@@ -66,6 +77,26 @@ def test_a_crashed_worker_expires_and_keeps_nothing() -> None:
             assert board.fleet.expired == {"w1"}
             assert await link.ask("EXISTS", link.keys.lease("w1")) == 0
             assert await link.ask("PTTL", link.keys.facts("w1")) > 0
+
+    asyncio.run(story())
+
+
+def test_who_is_long_gone_is_struck_off_the_list() -> None:
+    async def story() -> None:
+        clock = HastyClock()
+        async with linked() as (redis, link), Link(StateSettings(url=redis.url), clock=clock) as hasty:
+            worker = await Worker(link).__aenter__()
+            await link.ask("SADD", link.keys.workers, "never-there")
+            async with LeaseBoard(hasty, scan_s=0.05) as board:
+                await eventually(lambda: "w1" in board.fleet.workers)
+                await worker.crash()
+                await eventually(lambda: "w1" in board.fleet.expired)
+                await asyncio.sleep(0.1)
+                assert await link.ask("SMEMBERS", link.keys.workers) == {b"w1", b"never-there"}
+                clock.ahead_s = FORGET_S + 1
+                await eventually(lambda: not board.fleet.expired)
+                await asyncio.sleep(0.1)
+                assert await link.ask("SMEMBERS", link.keys.workers) == set()
 
     asyncio.run(story())
 

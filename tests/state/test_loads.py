@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
-from tests.state.simulated import eventually, link_to, linked
+from tests.state.simulated import HastyClock, eventually, link_to, linked
 
-from baton.state import InFlight, LoadBoard
+from baton.state import InFlight, Link, LoadBoard, StateSettings
+from baton.state.loads import FORGET_S
 
 
 def test_two_routers_see_each_other_s_loads_within_a_second() -> None:
@@ -67,6 +69,21 @@ def test_a_router_that_leaves_takes_its_load_along_and_one_that_dies_loses_it() 
             await dying._rounds.close()
             await eventually(lambda: board.total("w1") == InFlight(), 2.0)
             assert board.routers == 0
+
+    asyncio.run(story())
+
+
+def test_a_router_that_died_long_ago_is_struck_off() -> None:
+    async def story() -> None:
+        clock = HastyClock()
+        async with linked() as (redis, link), Link(StateSettings(url=redis.url), clock=clock) as hasty:
+            await link.ask("HSET", link.keys.loads, "dead", msgspec.msgpack.encode((1, 500, {"w1": (3, 9)})))
+            async with LoadBoard(hasty, "r1", interval_s=0.05) as board:
+                await eventually(lambda: board.total("w1") == InFlight(3, 9))
+                clock.ahead_s = FORGET_S + 1
+                await eventually(lambda: board.routers == 0)
+                await asyncio.sleep(0.2)
+                assert set(await link.ask("HGETALL", link.keys.loads)) == {b"r1"}
 
     asyncio.run(story())
 

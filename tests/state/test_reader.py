@@ -115,6 +115,28 @@ def test_a_missing_entry_is_noticed_and_made_good_by_the_next_snapshot() -> None
     asyncio.run(story())
 
 
+def test_what_was_known_is_not_given_up_for_an_older_snapshot() -> None:
+    async def story() -> None:
+        async with linked() as (_, link), Worker(link, snapshot_s=1.2) as worker, Router(link) as router:
+            router.follow(worker)
+            await eventually(lambda: worker.writer.health.sent == 1)
+            known = worker.store(identities(30))
+            await eventually(lambda: router.knows(worker))
+            async with asleep(router):
+                for _ in range(2):
+                    worker.store(identities(10))
+                    await eventually(lambda: worker.writer.health.waiting == 0)
+                assert await link.ask("XDEL", link.keys.events("w1", "inc-1"), "3-0") == 1
+            await eventually(lambda: router.reader.health.behind == {"w1"})
+            # The only snapshot is that of the start, when the worker held nothing.
+            await asyncio.sleep(0.3)
+            assert router.index.lookup(known) == {"w1": 30}
+            assert router.reader.health.behind == {"w1"}
+            await eventually(lambda: router.knows(worker))
+
+    asyncio.run(story())
+
+
 def test_a_reader_that_slept_past_the_stream_starts_again() -> None:
     async def story() -> None:
         async with (
@@ -163,7 +185,7 @@ def test_an_entry_whose_answer_was_lost_is_not_written_twice() -> None:
     async def story() -> None:
         async with linked() as (_, link), Worker(link) as worker, Router(link) as router:
             router.follow(worker)
-            await eventually(lambda: worker.writer.health.waiting == 0 and worker.writer._sent == 1)
+            await eventually(lambda: worker.writer.health.sent == 1)
             pages = identities(4)
             [(data, _)] = write_entries([(b"", b"".join(pages))])
             await link.ask("XADD", link.keys.events("w1", "inc-1"), "2-0", FIELD, data)
@@ -181,7 +203,7 @@ def test_garbage_in_a_stream_is_made_good() -> None:
     async def story() -> None:
         async with linked() as (_, link), Worker(link, snapshot_s=0.5) as worker, Router(link) as router:
             router.follow(worker)
-            await eventually(lambda: worker.writer._sent == 1 and router.knows(worker))
+            await eventually(lambda: worker.writer.health.sent == 1 and router.knows(worker))
             await link.ask("XADD", link.keys.events("w1", "inc-1"), "2-0", FIELD, b"garbage")
             worker.store(identities(4))
             await eventually(lambda: router.reader.health.gaps > 0)

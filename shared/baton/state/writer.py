@@ -70,6 +70,8 @@ class _Entry(NamedTuple):
 class WriterHealth:
     sequence: int
     """Number of the last entry made."""
+    sent: int
+    """Number of the last entry that Redis has; 0 for none."""
     waiting: int
     """Identities that Redis has not got yet."""
     dropped: int
@@ -140,7 +142,12 @@ class EventWriter:
     @property
     def health(self) -> WriterHealth:
         return WriterHealth(
-            self._sequence, self._waiting, self._dropped, self._snapshots, max(0, self._repairs)
+            self._sequence,
+            self._sent,
+            self._waiting,
+            self._dropped,
+            self._snapshots,
+            max(0, self._repairs),
         )
 
     def append(self, evicted: Iterable[bytes], stored: Iterable[bytes]) -> None:
