@@ -2,8 +2,11 @@
 
     baton bench offline --model DIR --num-prompts 256 --input-len 100:1024 --output-len 100:1024 --seed 0
 
-`--against transformers` runs the same work through transformers' own generation in turn, in this
-process, and prints the ratio. Lengths are exact: end-of-sequence tokens are ignored on both sides.
+`--against transformers` (one prompt at a time) and `--against transformers-batched` (eight together)
+run the same work through transformers' own generation in this process, in turn with the engine: pass by
+pass, `--repeat` times, so that both meet the same noise, and the median of the passes' ratios is told.
+Lengths are exact on all sides: end-of-sequence tokens are ignored. Each pass has prompts of its own
+(seed, seed + 1, ...), so that none is found in a cache. On a GPU leave room with --memory-fraction.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from baton.cli.bench.against import AGAINST
+from baton.cli.bench.against import AGAINST, Rival, Setup
 from baton.cli.bench.work import Range, Work
 from baton.core.types import SamplingParams
 from baton.engine import LLM
@@ -29,6 +33,7 @@ ENGINE = {
     "prefill_budget": int, "graph_max_batch": int, "threads": int, "profile": str, "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""
+ASKED = ("model", "num_prompts", "input_len", "output_len", "seed", "temperature", "repeat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +50,67 @@ class Run:
         return self.output_tokens / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The same work through every engine, one after the other."""
+
+    seed: int
+    baton: Run
+    rivals: dict[str, float]
+    """Seconds of each."""
+
+    def ratio(self, name: str) -> float:
+        """How many times as fast as the other the engine was."""
+        return self.rivals[name] / self.baton.seconds
+
+
 def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     inputs, outputs = Range.parse(args.input_len, "input-len"), Range.parse(args.output_len, "output-len")
     settings = {key: value for key, value in _engine_settings(args).items() if value is not None}
+    passes: list[Pass] = []
     with LLM(args.model, progress=_progress, **settings) as llm:
-        work = Work.make(args.num_prompts, inputs, outputs, llm.facts.vocab, args.seed)
         print(_facts(llm), file=sys.stderr)
         llm.generate(WARM_PROMPT, SamplingParams(max_tokens=4, ignore_eos=True, temperature=args.temperature))
-        runs = [_run(llm, work, args) for _ in range(args.repeat)]
-    report: dict[str, Any] = {
-        "model": args.model, "num_prompts": args.num_prompts, "input_len": args.input_len,
-        "output_len": args.output_len, "seed": args.seed, "temperature": args.temperature,
-        "settings": settings, "runs": [asdict(run) | {"tokens_per_second": run.rate} for run in runs],
-    }  # fmt: skip
-    best = max(runs, key=lambda run: run.rate)
-    if args.against:
-        seconds = AGAINST[args.against](Path(args.model), work, args)
-        report["against"] = {
-            "name": args.against,
-            "seconds": seconds,
-            "tokens_per_second": work.tokens / seconds,
-        }
-        print(f"{args.against}: {work.tokens / seconds:,.1f} output tokens/s ({seconds:.2f} s)")
-        print(f"ratio: {best.rate * seconds / work.tokens:.2f}x")
+        rivals = {name: AGAINST[name](_setup(args, llm)) for name in dict.fromkeys(args.against)}
+        for seed in range(args.seed, args.seed + args.repeat):
+            work = Work.make(args.num_prompts, inputs, outputs, llm.facts.vocab, seed)
+            passes.append(Pass(seed, _run(llm, work, args), _run_rivals(rivals, work)))
+    medians = _medians(passes)
     if args.json:
+        asked = {name: getattr(args, name) for name in ASKED}
+        report = {**asked, "settings": settings, "passes": [asdict(one) for one in passes], **medians}
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def _setup(args: argparse.Namespace, llm: LLM) -> Setup:
+    return Setup(
+        model=args.model, dummy=args.load_format == "dummy", device=llm.facts.device, dtype=llm.facts.dtype,
+        threads=args.threads or 0, temperature=args.temperature,
+    )  # fmt: skip
+
+
+def _run_rivals(rivals: Mapping[str, Rival], work: Work) -> dict[str, float]:
+    seconds = {}
+    for name, rival in rivals.items():
+        seconds[name] = rival.run(work)
+        rate = work.tokens / seconds[name]
+        print(f"{name}: {rate:,.1f} output tokens/s ({work.tokens:,} in {seconds[name]:.2f} s)")
+    return seconds
+
+
+def _medians(passes: Sequence[Pass]) -> dict[str, Any]:
+    """Of the rates, and of the ratios pass by pass; told, and returned for the report."""
+    rate = median(one.baton.rate for one in passes)
+    if len(passes) > 1:
+        print(f"median of {len(passes)} passes: {rate:,.1f} output tokens/s")
+    ratios = {}
+    for name in passes[0].rivals:
+        each = [one.ratio(name) for one in passes]
+        ratios[name] = median(each)
+        print(f"baton / {name}: {ratios[name]:.2f}x ({min(each):.2f} to {max(each):.2f})")
+    return {"tokens_per_second": rate, "ratios": ratios}
 
 
 def _run(llm: LLM, work: Work, args: argparse.Namespace) -> Run:
@@ -108,23 +147,28 @@ def _progress(stage: str, done: float) -> None:
     print(f"\r{stage} {done:4.0%}", end="\n" if done >= 1 else "", file=sys.stderr)
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {count}")
+    return count
+
+
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("baton bench offline", description=__doc__, formatter_class=plain)
     add = parser.add_argument
     add("--model", required=True, help="directory or hub id of a checkpoint")
-    add("--num-prompts", type=int, default=256, help="default 256")
+    add("--num-prompts", type=_count, default=256, help="default 256")
     add("--input-len", default="100:1024", help="prompt tokens, N or LOW:HIGH; default 100:1024")
     add("--output-len", default="100:1024", help="output tokens, N or LOW:HIGH; default 100:1024")
     add("--seed", type=int, default=0, help="of prompts and lengths; default 0")
     add("--temperature", type=float, default=0.6, help="0 is greedy; default 0.6")
+    add("--repeat", type=_count, default=1, help="passes, each with prompts of its own; default 1")
     add(
-        "--repeat",
-        type=int,
-        default=1,
-        help="passes over the work; later ones find prompts cached; default 1",
-    )
-    add("--against", choices=sorted(AGAINST), help="run the same work through another engine and compare")
+        "--against", action="append", default=[], choices=sorted(AGAINST),
+        help="run the same work through this as well, in turn; may be given twice",
+    )  # fmt: skip
     add("--json", metavar="FILE", help="write settings and figures here")
     engine = parser.add_argument_group("engine", "left out: the engine's defaults")
     for name, kind in ENGINE.items():
