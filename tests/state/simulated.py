@@ -102,7 +102,7 @@ class Worker:
         incarnation: str = "inc-1",
         *,
         heartbeat_s: float = 0.1,
-        expiry_s: float = 0.6,
+        expiry_s: float = 0.8,
         check_s: float = 0.3,
         **writing: Any,
     ) -> None:

@@ -23,7 +23,7 @@ packs = st.lists(st.binary(min_size=16, max_size=16), max_size=12).map(b"".join)
 
 
 @given(st.lists(st.tuples(packs, packs), max_size=12), st.integers(1, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_entries_hold_every_change_in_order_and_no_more_than_they_may(
     frames: list[tuple[bytes, bytes]], limit: int
 ) -> None:

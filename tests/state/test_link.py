@@ -12,7 +12,16 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.state.simulated import Worker, eventually, identities, lease, link_to, linked, stopped
+from tests.state.simulated import (
+    Worker,
+    each_at_once,
+    eventually,
+    identities,
+    lease,
+    link_to,
+    linked,
+    stopped,
+)
 
 from baton.core.errors import InvalidSetting, StateUnreachable
 from baton.state import EmbeddedRedis, FleetMirror, Link, StateSettings
@@ -47,9 +56,9 @@ def test_every_call_ends_within_its_deadline_and_the_link_recovers() -> None:
 
 def test_many_calls_that_run_out_of_time_together_leave_no_mix_up() -> None:
     async def story() -> None:
-        async with EmbeddedRedis() as redis, link_to(redis, deadline_s=0.4) as link:
+        async with EmbeddedRedis() as redis, link_to(redis, deadline_s=0.3) as link:
             await link.ask_all([("SET", f"k{n}", n) for n in range(50)])
-            for _ in range(3):
+            for _ in range(2):
                 with stopped(redis):
                     asked = [asyncio.create_task(link.ask("GET", f"k{n}")) for n in range(20)]
                     await asyncio.wait(asked)
@@ -152,24 +161,6 @@ def test_a_prefix_keeps_fleets_apart() -> None:
     asyncio.run(story())
 
 
-def test_a_cluster_serves_as_well(tmp_path: Path) -> None:
-    """A single server in cluster mode refuses commands over several slots as a large one would."""
-
-    async def story() -> None:
-        nodes = ("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf"))
-        async with EmbeddedRedis(*nodes) as redis:
-            async with link_to(redis) as plain:
-                await plain.ask("CLUSTER", "ADDSLOTS", *range(16384))
-                while b"cluster_state:ok" not in await plain.ask("CLUSTER", "INFO"):
-                    await asyncio.sleep(0.02)
-            url = redis.url.replace("redis://", "redis+cluster://")
-            async with Link(StateSettings(url=url)) as one, Link(StateSettings(url=url)) as other:
-                assert one.clustered
-                await _whole_story(one, other)
-
-    asyncio.run(story())
-
-
 def test_keys_of_a_worker_share_a_slot_and_a_fleet_s_do_too() -> None:
     keys = Keys("baton")
     tags = {
@@ -208,18 +199,34 @@ async def _sentinel(redis: EmbeddedRedis, tmp_path: Path) -> AsyncIterator[int]:
         await sentinel.wait()
 
 
-def test_sentinels_tell_where_the_master_is(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with EmbeddedRedis(password="geheim") as redis, _sentinel(redis, tmp_path) as port:
-            url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/fleet/0"
-            settings = StateSettings(url=url, password="geheim")
-            async with Link(settings) as one, link_to(redis) as other:
-                await _whole_story(one, other)
-            async with Link(StateSettings(url=url.replace("/fleet/0", "/nobody"))) as nowhere:
-                with pytest.raises(StateUnreachable, match="nobody"):
-                    await nowhere.ask("PING")
+async def _by_cluster(tmp_path: Path) -> None:
+    """A single server in cluster mode refuses commands over several slots as a large one would."""
+    nodes = ("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf"))
+    async with EmbeddedRedis(*nodes) as redis:
+        async with link_to(redis) as plain:
+            await plain.ask("CLUSTER", "ADDSLOTS", *range(16384))
+            while b"cluster_state:ok" not in await plain.ask("CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+        url = redis.url.replace("redis://", "redis+cluster://")
+        async with Link(StateSettings(url=url)) as one, Link(StateSettings(url=url)) as other:
+            assert one.clustered
+            await _whole_story(one, other)
 
-    asyncio.run(story())
+
+async def _by_sentinels(tmp_path: Path) -> None:
+    async with EmbeddedRedis(password="geheim") as redis, _sentinel(redis, tmp_path) as port:
+        url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/fleet/0"
+        settings = StateSettings(url=url, password="geheim")
+        async with Link(settings) as one, link_to(redis) as other:
+            await _whole_story(one, other)
+        async with Link(StateSettings(url=url.replace("/fleet/0", "/nobody"))) as nowhere:
+            with pytest.raises(StateUnreachable, match="nobody"):
+                await nowhere.ask("PING")
+
+
+def test_clusters_and_sentinels_serve_as_well(tmp_path: Path) -> None:
+    ways = {"cluster": _by_cluster, "sentinel": _by_sentinels}
+    each_at_once(lambda way: ways[way](tmp_path), list(ways))
 
 
 @asynccontextmanager

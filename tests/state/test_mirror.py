@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-from tests.state.simulated import Worker, eventually, identities, linked
+from tests.state.simulated import Worker, each_at_once, eventually, identities, linked
 
 from baton.state import FleetMirror
 
@@ -15,9 +14,8 @@ def _knows(mirror: FleetMirror, *workers: Worker) -> bool:
     return held == {one.keeper.lease.id: set(one.held) for one in workers}
 
 
-@pytest.mark.parametrize("flushed", [False, True])
-def test_a_redis_that_comes_back_empty_is_filled_again(flushed: bool) -> None:
-    async def story() -> None:
+def test_a_redis_that_comes_back_empty_is_filled_again() -> None:
+    async def story(what: str) -> None:
         async with linked() as (redis, link), FleetMirror(link, "r1") as mirror:
             async with (
                 Worker(link, "w1", heartbeat_s=1.0, expiry_s=3.0, check_s=1.0) as one,
@@ -26,7 +24,7 @@ def test_a_redis_that_comes_back_empty_is_filled_again(flushed: bool) -> None:
                 chain = one.store(identities(200))
                 other.change([], chain[:40])
                 await eventually(lambda: mirror.index.lookup(chain) == {"w1": 200, "w2": 40})
-                if flushed:
+                if what == "flush":
                     await link.ask("FLUSHALL")
                 else:
                     await redis.kill()
@@ -41,7 +39,7 @@ def test_a_redis_that_comes_back_empty_is_filled_again(flushed: bool) -> None:
                 await eventually(lambda: mirror.health.lag == 0)
             await eventually(lambda: not mirror.fleet.workers and not mirror.index.pages)
 
-    asyncio.run(story())
+    each_at_once(story, ["flush", "restart"])
 
 
 def test_a_restarted_worker_is_known_by_what_it_holds_now() -> None:

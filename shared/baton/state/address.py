@@ -56,10 +56,9 @@ class Connected:
     """Drops idle connections, where redis-py would keep asking a server that has become a replica."""
 
 
-def backoff() -> EqualJitterBackoff:
-    """Between attempts to reach Redis: at most a second, so that its return is noticed at once, and never
-    everybody in step."""
-    return EqualJitterBackoff(cap=1.0, base=0.05)
+def backoff(longest_s: float) -> EqualJitterBackoff:
+    """Between attempts to reach Redis: ever longer, and never everybody in step."""
+    return EqualJitterBackoff(cap=longest_s, base=min(0.05, longest_s))
 
 
 def connect(settings: StateSettings, name: str) -> Connected:

@@ -81,7 +81,8 @@ class LeaseKeeper:
         self._renewed_at: float | None = None
         self._made_at = self._clock.now()
         self._withdrawn = False
-        self._rounds = Rounds(f"lease of {lease.id}", self._round, self._clock)
+        # Readers give a lease one expiry to come back after Redis does: never pause for most of it.
+        self._rounds = Rounds(f"lease of {lease.id}", self._round, self._clock, longest_pause_s=heartbeat_s)
 
     def __repr__(self) -> str:
         return f"LeaseKeeper({self._lease.id}, {self.health.standing}, {self._renewals} renewals)"

@@ -17,6 +17,8 @@ from baton.state.address import backoff
 
 log = logging.getLogger(__name__)
 
+LONGEST_PAUSE_S = 1.0
+"""Between two attempts to reach Redis: its return is noticed within this time."""
 FAULT_PAUSE_S = 1.0
 CANCEL_PAUSE_S = 0.2
 MOST_DOUBLINGS = 10
@@ -26,11 +28,18 @@ MOST_DOUBLINGS = 10
 class Rounds:
     """Calls `step` until closed; `step` says how many seconds to rest after it."""
 
-    def __init__(self, name: str, step: Callable[[], Awaitable[float]], clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[float]],
+        clock: Clock,
+        *,
+        longest_pause_s: float = LONGEST_PAUSE_S,
+    ) -> None:
         self._name = name
         self._step = step
         self._clock = clock
-        self._backoff = backoff()
+        self._backoff = backoff(longest_pause_s)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.failures = 0
