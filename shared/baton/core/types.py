@@ -108,6 +108,9 @@ class Request:
     id: str
     token_ids: tuple[int, ...]
     """The prompt. Never empty."""
+    generated: tuple[int, ...] = ()
+    """Tokens that another worker generated before it was lost: they count as output, for limits, penalties
+    and seeds, and are not sampled or told again."""
     identities: tuple[bytes, ...] = ()
     """The chained page identities of the prompt's full pages (`baton.tokens.identity`)."""
     sampling: SamplingParams = field(default_factory=SamplingParams)

@@ -1,0 +1,74 @@
+"""What a router sends a decode (or unified) pod: a request that is understood, tokenized, hashed and placed.
+
+    router ──POST /placed (msgpack: Placed)──► pod
+           ◄──OpenAI events, or one whole answer──
+
+Everything particular to a client ends at the router: the pod is told how the answer must look (`shape`) and
+what to run, and its answer is relayed byte for byte. Durations, never clock times, cross hosts.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from baton.core.errors import ProtocolMismatch
+from baton.core.types import Request
+from baton.openai.shape import Shape
+
+VERSION = 1
+PATH = "/placed"
+CONTENT_TYPE = "application/vnd.baton.placed+msgpack"
+
+REFUSED_HEADER = "x-baton-refused"
+"""On an answer that nothing was done for: the error's code. Whoever sent it may send it elsewhere."""
+
+
+class Placed(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = VERSION
+    id: str
+    """The router's id for the whole; logs of every pod carry it."""
+    shape: Shape
+    requests: tuple[Request, ...]
+    """One per choice, in order, seeded and with ids that are new at every attempt. A request that resumes
+    says in `generated` what its client has already."""
+    texts: tuple[str | None, ...]
+    """Of each prompt, where the client sent text."""
+    ended: tuple[int, ...] = ()
+    """Choices whose finish reason the client has: nothing of them is to be generated or sent again."""
+    resumes: bool = False
+    """An earlier attempt was lost with its pod, after its first event."""
+    prefill: tuple[str, ...] | None = None
+    """Ids of prefill pods to ask, best first; empty to compute here; None to let the pod choose."""
+    timeline: bool = False
+    """Tell when what happened: an event before `[DONE]`, or the answer's `baton`, carries it."""
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """When what happened to a request, in milliseconds since the pod took it, in order."""
+
+    pod: str
+    marks: tuple[tuple[str, float], ...]
+    prefill: str = ""
+    """Who computed the prompt; empty for the pod itself."""
+    cached: int = 0
+    """Prompt tokens that were not computed again, anywhere."""
+    handed: int = 0
+    """Bytes that were written into this pod."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Placed] = msgspec.msgpack.Decoder(Placed)
+
+
+def encode(placed: Placed) -> bytes:
+    return _encoder.encode(placed)
+
+
+def read(data: bytes) -> Placed:
+    try:
+        placed = _decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolMismatch(f"cannot read a placed request of {len(data)} bytes: {error}") from error
+    if placed.version != VERSION:
+        raise ProtocolMismatch(f"the router speaks version {placed.version}, this pod {VERSION}")
+    return placed
