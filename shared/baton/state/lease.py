@@ -58,6 +58,12 @@ class WorkerLease(msgspec.Struct, frozen=True, kw_only=True):
     """Pages that sequences can hold."""
     model: str
     """The name that clients ask for."""
+    max_model_len: int = 0
+    """Longest sequence, prompt and output together, in tokens."""
+    vocabulary: int = 0
+    """Token ids are below this."""
+    page_bytes: int = 0
+    """What one page of it costs to move, all ranks together."""
     model_fingerprint: str
     layout_fingerprint: str
     """What two pools must share before pages may move between them."""
