@@ -34,7 +34,13 @@ UPDATES = [
 
 @pytest.mark.parametrize(
     "message",
-    [wire.Submit(REQUEST), wire.Submit(Request(id="x", token_ids=(1,))), wire.Abort("a"), wire.Stop()],
+    [
+        wire.Submit(REQUEST),
+        wire.Submit(Request(id="x", token_ids=(1,))),
+        wire.Abort("a"),
+        wire.Watch(),
+        wire.Stop(),
+    ],
 )
 def test_what_the_front_says_arrives(message: wire.ToEngine) -> None:
     assert wire.read_to_engine(wire.encode(message)) == message
@@ -47,6 +53,8 @@ def test_what_the_front_says_arrives(message: wire.ToEngine) -> None:
         wire.Loading("weights", 0.5),
         wire.News(UPDATES, LOAD),
         wire.News([], LOAD),
+        wire.Pages(b"e" * 16, b"s" * 32),
+        wire.Pages(b"", b"", anew=True),
         wire.Fault(3, "worker_died", "gone"),
     ],
 )

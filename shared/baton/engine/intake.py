@@ -209,6 +209,11 @@ class Intake:
         return len(self._arrivals)
 
     @property
+    def waiting(self) -> int:
+        """Arrivals for which there was no room yet."""
+        return sum(one.reserved is None for one in self._arrivals.values())
+
+    @property
     def attempts(self) -> tuple[str, ...]:
         """Attempts whose end is not known."""
         return tuple(self._attempts)

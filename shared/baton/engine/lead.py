@@ -14,6 +14,7 @@ from baton.engine.batch import Batch
 from baton.engine.build import Built
 from baton.engine.carrier import Carrier
 from baton.engine.exchange import Exchange
+from baton.engine.feed import PageFeed
 from baton.engine.loop import Engine, Happened
 from baton.engine.profile import Profile
 from baton.engine.steps import to_step
@@ -45,7 +46,8 @@ class Lead:
             announce=self._announce if followers else None,
         )  # fmt: skip
         self.exchange = Exchange(self.engine, 1 + len(followers), self._command)
-        self._told = built.scheduler.load()
+        self.feed = PageFeed(built.scheduler.holdings.cache, outbox)
+        self._told = self.engine.load()
         self.profile = Profile(built.config.profile, built.config.profile_from)
 
     def run(self) -> None:
@@ -59,6 +61,7 @@ class Lead:
                 self.profile.step()
             progressed = not self.engine.idle and (bool(happened) or stepped or self.engine.flying > 0)
             self._tell(happened)
+            self.feed.tell(idle=not progressed)
         for socket in self.followers:
             socket.send(b"")
         self.engine.close()
@@ -72,7 +75,7 @@ class Lead:
         landed, exchange.landed = exchange.landed, []
         paths, exchange.paths = exchange.paths, []
         lost, exchange.lost = exchange.lost, []
-        load = self.engine.scheduler.load()
+        load = self.engine.load()
         news = happened.updates or reserved or ended or landed or paths or lost
         if news or _moved(load, self._told):
             # Also without news: pages come free a step after their sequence's last token was told.
@@ -120,7 +123,7 @@ class Lead:
             case wire.AbortLeg(attempt=attempt):
                 if not self.exchange.abort_leg(attempt):
                     ended = [wire.LegEnd(attempt, complete=False)]
-                    self.outbox.send(wire.encode(wire.News([], self.engine.scheduler.load(), ended=ended)))
+                    self.outbox.send(wire.encode(wire.News([], self.engine.load(), ended=ended)))
             case wire.Began(attempt=attempt, token=token, logprob=logprob, scores=scores):
                 self.engine.intake.first_token(attempt, token, logprob, scores)
             case wire.Retry():
@@ -131,6 +134,8 @@ class Lead:
                 self.exchange.over(attempt)
             case wire.Meet() | wire.Part():
                 self._command(message)
+            case wire.Watch():
+                self.feed.watch()
             case wire.Introduced() | wire.Sent() | wire.Arrived() | wire.Met() | wire.Lost():
                 self.exchange.take(message)
 
@@ -146,9 +151,12 @@ class Lead:
 
 def _moved(load: wire.Load, told: wire.Load) -> bool:
     """Whether sequences or pages have come or gone; that a step more was made is no news."""
-    return (load.waiting, load.prefilling, load.running, load.pages_free, load.pages_evictable) != (
-        *(told.waiting, told.prefilling, told.running, told.pages_free, told.pages_evictable),
-    )
+    return _counts(load) != _counts(told)
+
+
+def _counts(load: wire.Load) -> tuple[int, ...]:
+    sequences = (load.waiting, load.prefilling, load.running, load.prefill_tokens_queued)
+    return (*sequences, load.pages_free, load.pages_evictable)
 
 
 def _refusal(id: str, error: BatonError) -> wire.Update:

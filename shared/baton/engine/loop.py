@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton.core.types import Finish, Request
 from baton.engine.batch import Batch
@@ -19,10 +19,14 @@ from baton.engine.flight import Flight, StepRunner
 from baton.engine.intake import Intake, Reserved
 from baton.engine.launch import Launch
 from baton.engine.legs import Ended, PrefillLegs, Push
+from baton.engine.pace import Pace
 from baton.engine.scheduler import Scheduler
-from baton.protocol.engine import Update
+from baton.protocol.engine import Load, Update
 
 Announce = Callable[[Batch], None]
+
+RECOUNT_STEPS = 16
+"""The queue's tokens are counted anew after so many steps, or when its length has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,14 @@ class Engine:
         self.runner = runner
         self.legs = PrefillLegs(scheduler)
         self.intake = Intake(scheduler)
+        self.pace = Pace()
         self.depth = 1 if overlap else 0
         """Steps that may stay in flight when a call of `step` returns."""
         self.announce = announce
         self._flying: deque[tuple[Launch, Flight]] = deque()
+        self._count = (0, 0)
+        """Length of the queue, and when: as of the last count of its tokens."""
+        self._waiting_tokens = 0
 
     @property
     def idle(self) -> bool:
@@ -77,13 +85,36 @@ class Engine:
         if launch is not None:
             if self.announce is not None:
                 self.announce(launch.batch)
+            self.pace.launched()
             self._flying.append((launch, self.runner.launch(launch.batch)))
         if self._flying and (launch is None or len(self._flying) > self.depth):
             done, flight = self._flying.popleft()
-            self.scheduler.absorb(done, flight.result())
+            outcome = flight.result()
+            self.pace.absorbed(sum(span.tokens for span in done.spans))
+            self.scheduler.absorb(done, outcome)
         pushes = self.legs.pushes()
         updates, self.scheduler.updates = self.scheduler.updates, []
         return Happened(updates, reserved, pushes, self.legs.ended())
+
+    def load(self) -> Load:
+        """How busy it is, and how fast."""
+        load = self.scheduler.load()
+        return replace(
+            load,
+            waiting=load.waiting + self.intake.waiting,
+            prefill_tokens_queued=self._queued(),
+            prefill_tokens_per_s=self.pace.prefill_tokens_per_s,
+            decode_step_ms=self.pace.decode_step_ms,
+        )
+
+    def _queued(self) -> int:
+        """Prompt tokens that are to be computed. The queue may be long, so it is not counted every step."""
+        scheduler = self.scheduler
+        count = (len(scheduler.waiting), scheduler.steps // RECOUNT_STEPS)
+        if count != self._count:
+            self._count = count
+            self._waiting_tokens = sum(len(one.tokens) - one.computed for one in scheduler.waiting)
+        return self._waiting_tokens + sum(len(one.tokens) - one.computed for one in scheduler.prefilling)
 
     def close(self) -> None:
         self.runner.close()

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import zmq
 
@@ -24,6 +25,7 @@ from baton.engine.lead import Lead
 from baton.engine.spec import RankSpec, decode
 from baton.engine.steps import from_step
 from baton.protocol import engine as wire
+from baton.telemetry import logging_to
 
 log = logging.getLogger("baton.engine")
 
@@ -35,6 +37,17 @@ INTRODUCTION_SECONDS = 120.0
 
 def main() -> None:
     spec = decode(sys.stdin.buffer.readline())
+    with _logging(spec):
+        _run(spec)
+
+
+def _logging(spec: RankSpec) -> AbstractContextManager[None]:
+    if spec.logs is None:
+        return nullcontext()
+    return logging_to(settings=spec.logs.settings, service=spec.logs.service, rank=spec.rank)
+
+
+def _run(spec: RankSpec) -> None:
     sys.setswitchinterval(GIL_SECONDS)
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

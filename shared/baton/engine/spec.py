@@ -7,6 +7,15 @@ from dataclasses import dataclass
 import msgspec
 
 from baton.engine.config import EngineConfig
+from baton.telemetry import LogSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RankLogs:
+    """How a rank logs: as its service does."""
+
+    service: str
+    settings: LogSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +30,7 @@ class RankSpec:
     """Addresses where ranks 1… take steps, in order."""
     rendezvous: str
     """Path of the file through which the ranks find each other."""
+    logs: RankLogs | None = None
 
 
 def encode(spec: RankSpec) -> bytes:

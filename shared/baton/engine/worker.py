@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,7 @@ import zmq.asyncio
 from baton.core.errors import BatonError, Misconfigured, ProtocolMismatch, WorkerDied
 from baton.core.types import Finish, Request
 from baton.engine.config import EngineConfig
-from baton.engine.spec import RankSpec, encode
+from baton.engine.spec import RankLogs, RankSpec, encode
 from baton.protocol import engine as wire
 
 log = logging.getLogger("baton.worker")
@@ -60,7 +60,10 @@ HEARSAY_SECONDS = 0.4
 class Worker:
     """One engine's processes. Use as `async with Worker(config) as worker`."""
 
-    def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, progress: Progress | None = None, logs: RankLogs | None = None
+    ) -> None:
+        """`logs`: how the ranks log; without it they say warnings, as text."""
         self.config = config
         self.facts: wire.EngineFacts | None = None
         self.load: wire.Load | None = None
@@ -68,7 +71,9 @@ class Worker:
         self.failed: asyncio.Event = asyncio.Event()
         self.failure: BatonError | None = None
         self._progress = progress
+        self._logs = logs
         self.listener: Listener | None = None
+        self._pages: Callable[[wire.Pages], None] = lambda pages: None
         self._sinks: dict[str, Sink] = {}
         self._processes: list[asyncio.subprocess.Process] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,7 +111,7 @@ class Worker:
         for rank in range(size):
             spec = RankSpec(
                 config=self.config, rank=rank, inbox=address("rank0"), outbox=address("front"),
-                followers=followers, rendezvous=str(self._directory / "ranks"),
+                followers=followers, rendezvous=str(self._directory / "ranks"), logs=self._logs,
             )  # fmt: skip
             self._processes.append(await _spawn(spec))
         self._tasks = [asyncio.create_task(self._listen(), name="engine news")]
@@ -122,9 +127,10 @@ class Worker:
         if self._processes and self.failure is None and self.facts is not None:
             with contextlib.suppress(zmq.ZMQError):
                 await self._to_engine.send(wire.encode(wire.Stop()))
-            waits: list[Awaitable[int]] = [process.wait() for process in self._processes]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*waits), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    for process in self._processes:
+                        await process.wait()
         await self._kill()
         for task in self._tasks:
             task.cancel()
@@ -143,8 +149,9 @@ class Worker:
 
     # ---- requests ----
 
-    def submit(self, request: Request, sink: Sink) -> None:
-        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set."""
+    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer` is for
+        workers that have prompts computed elsewhere."""
         self.open_with(wire.Submit(request), sink)
 
     def open_with(self, message: wire.Submit | wire.Ask | wire.RunLeg, sink: Sink) -> None:
@@ -160,6 +167,11 @@ class Worker:
         """Say something about hand-overs to the engine; nothing happens when it has failed."""
         if self.failure is None:
             self._send(message)
+
+    def watch_pages(self, take: Callable[[wire.Pages], None]) -> None:
+        """From now on `take` hears what the prefix cache holds, beginning with all of it, on the event loop."""
+        self._pages = take
+        self.tell(wire.Watch())
 
     def abort(self, id: str) -> None:
         """Stop work on a request; no update comes after this. Unknown ids are ignored."""
@@ -197,6 +209,8 @@ class Worker:
                             del self._sinks[update.id]
                         sink(update)
                 self._inform(message)
+            case wire.Pages():
+                self._pages(message)
             case wire.Loading(stage=stage, done=done):
                 if self._progress is not None:
                     self._progress(stage, done)

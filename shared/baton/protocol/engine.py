@@ -3,7 +3,8 @@
     front ──Submit, Abort, Stop──────────────► rank 0 ──Step, Send, Expect, Meet…──► ranks 1…
           ──Ask, Began, Retry, Local, Over──►          ◄──Sent, Arrived, Met, Lost──
           ──RunLeg, AbortLeg, Meet, Part────►
-    front ◄──Ready, News, Fault──────────────  rank 0
+          ──Watch───────────────────────────►
+    front ◄──Ready, News, Pages, Fault───────  rank 0
 
 An unknown tag or version is a ProtocolMismatch, never skipped. Everything here is a plain value.
 """
@@ -82,6 +83,13 @@ class Load:
     """Pages that a writer which was given up might still write."""
     retractions: int
     steps: int
+    prefill_tokens_queued: int = 0
+    """Prompt tokens that are still to be computed here, of admitted prompts and of those that wait; what the
+    cache will be found to hold of the latter is in it."""
+    prefill_tokens_per_s: float = 0.0
+    """Measured over the last steps that computed prompts; 0 before the first."""
+    decode_step_ms: float = 0.0
+    """Median of the last steps that only decoded; 0 before the first."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
@@ -171,6 +179,10 @@ class Part(Message, frozen=True, tag=True):
     worker: str
 
 
+class Watch(Message, frozen=True, tag=True):
+    """Tell what the prefix cache holds, and from then on every change of it."""
+
+
 class Stop(Message, frozen=True, tag=True):
     """End the process; what is unfinished is dropped."""
 
@@ -227,6 +239,17 @@ class News(Message, frozen=True, tag=True):
     paths: list[Path] = []
     lost: list[str] = []
     """Workers whose connection broke, with a reason after a space."""
+
+
+class Pages(Message, frozen=True, tag=True):
+    """A change of the prefix cache, to be taken in this order. Said only to who asked by Watch."""
+
+    evicted: bytes
+    """Identities of pages that left, packed, leaves first."""
+    stored: bytes
+    """Identities of pages that came, packed, parents first."""
+    anew: bool = False
+    """Whatever was said before is void: the cache holds what follows and nothing else."""
 
 
 class Fault(Message, frozen=True, tag=True):
@@ -316,13 +339,13 @@ class Introduced(Message, frozen=True, tag=True):
     info: bytes
 
 
-FromFront = Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Stop
+FromFront = Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Watch | Stop
 FromRank = Introduced | Sent | Arrived | Met | Lost
 ToEngine = FromFront | FromRank
 """What rank 0 takes in."""
 ToRank = Step | Send | Expect | Forget | AbortLeg | Meet | Part
 """What a following rank is told."""
-ToFront = Ready | Loading | News | Fault
+ToFront = Ready | Loading | News | Pages | Fault
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
