@@ -26,16 +26,21 @@ class Inline:
         self._count = 0
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        generated: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Update]]:
-        """Every prompt's updates, all served together."""
+        """Every prompt's updates, all served together; `generated` is what each resumes from."""
         params = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else sampling
         first = self._count
-        for prompt, one in zip(prompts, params, strict=True):
-            identities = page_identities(prompt, self.config.page_size)
-            self.engine.submit(
-                Request(id=str(self._count), token_ids=tuple(prompt), identities=identities, sampling=one)
-            )
+        for i, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
+            asked = Request(
+                id=str(self._count), token_ids=tuple(prompt), sampling=one,
+                generated=tuple(generated[i]) if generated is not None else (),
+                identities=page_identities(prompt, self.config.page_size),
+            )  # fmt: skip
+            self.engine.submit(asked)
             self._count += 1
         found: dict[str, list[Update]] = {str(i): [] for i in range(first, self._count)}
         while not self.engine.idle:
@@ -45,9 +50,13 @@ class Inline:
         return [found[str(i)] for i in range(first, self._count)]
 
     def tokens(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        generated: Sequence[Sequence[int]] | None = None,
     ) -> list[list[int]]:
-        return [[u.token for u in us if u.token is not None] for us in self.generate(prompts, sampling)]
+        told = self.generate(prompts, sampling, generated)
+        return [[u.token for u in us if u.token is not None] for us in told]
 
     def close(self) -> None:
         self.engine.close()

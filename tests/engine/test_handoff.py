@@ -97,6 +97,7 @@ class Pair:
         leg = Request(
             id=attempt,
             token_ids=asked.token_ids,
+            generated=asked.generated,
             identities=asked.identities,
             sampling=asked.sampling,
             salt=asked.salt,
@@ -190,6 +191,20 @@ def test_lost_attempts_and_aborts_change_no_token_and_leak_nothing(seed: int) ->
         want = continuation(prompt, pair.requests[f"r{i}"].sampling.max_tokens or 0, VOCAB)
         got = pair.tokens.get(f"r{i}", [])
         assert got == (want[: len(got)] if f"r{i}" in aborted else want), f"r{i}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resumed_sequences_are_handed_over_from_where_they_stood(seed: int) -> None:
+    pair = Pair(seed, lose=0.2 * seed)
+    made = prompts(30, seed)
+    runs = [continuation(p, 30, VOCAB) for p in made]
+    for i, prompt in enumerate(made):
+        pair.ask(request(f"r{i}", prompt, 30, generated=runs[i][:i]))
+        for _ in range(pair.chance.randrange(5)):
+            pair.tick()
+    pair.finish()
+    assert [pair.tokens[f"r{i}"] for i in range(30)] == [whole[i:] for i, whole in enumerate(runs)]
+    assert pair.pushed > 0
 
 
 def test_pages_already_there_are_not_sent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -42,11 +43,14 @@ def engine(
 
 
 def request(
-    id: str, prompt: list[int], tokens: int, *, page_size: int = 4, priority: int = 0, **sampling: object
-) -> Request:
+    id: str, prompt: list[int], tokens: int, *, page_size: int = 4, priority: int = 0,
+    generated: Sequence[int] = (), **sampling: object,
+) -> Request:  # fmt: skip
     params = SamplingParams(max_tokens=tokens, **sampling)  # type: ignore[arg-type]
-    identities = page_identities(prompt, page_size)
-    return Request(id=id, token_ids=tuple(prompt), identities=identities, sampling=params, priority=priority)
+    return Request(
+        id=id, token_ids=tuple(prompt), generated=tuple(generated),
+        identities=page_identities(prompt, page_size), sampling=params, priority=priority,
+    )  # fmt: skip
 
 
 def run(served: Engine, limit: int = 100_000) -> dict[str, list[int]]:

@@ -29,7 +29,7 @@ class Holdings:
         """Lock the longest cached prefix of a sequence that holds nothing, leaving a token to compute."""
         assert not sequence.pages and sequence.prefix is None
         reusable = (len(sequence.tokens) - 1) // self.page_size
-        if sequence.request.sampling.prompt_logprobs is not None:
+        if sequence.unscored:
             reusable = 0  # every position of the prompt must be computed to be scored
         match = self.cache.match(sequence.identities_of(reusable, self.page_size))
         self.cache.lock(match.prefix)

@@ -76,7 +76,7 @@ class Intake:
             elif arrival.reserved is None:
                 if full or self.scheduler.awaits_twin(sequence):
                     continue
-                full = not self.scheduler.reserve(sequence, sequence.prompt)
+                full = not self.scheduler.reserve(sequence, sequence.given)
                 if not full:
                     self._reserved(id, arrival)
             elif arrival.landed and arrival.begun and self.scheduler.enter(sequence):
@@ -86,7 +86,7 @@ class Intake:
 
     def _reserved(self, id: str, arrival: Arrival) -> None:
         sequence = arrival.sequence
-        if sequence.prompt - sequence.computed <= max(arrival.local_below, 1):
+        if sequence.given - sequence.computed <= max(arrival.local_below, 1):
             self.local(id)
             return
         size, allocator = self.scheduler.holdings.page_size, self.scheduler.holdings.allocator
@@ -115,7 +115,7 @@ class Intake:
         self._withdraw(arrival)
         arrival.attempt, arrival.reserved, arrival.landed = attempt, None, False
         sequence = arrival.sequence
-        missing = self.scheduler.holdings.pages_for(sequence.prompt) - len(sequence.pages)
+        missing = self.scheduler.holdings.pages_for(sequence.given) - len(sequence.pages)
         if self.scheduler.holdings.make_room(missing):
             self.scheduler.holdings.grow(sequence, missing)
             self._reserved(id, arrival)
@@ -141,7 +141,7 @@ class Intake:
         if arrival is None or arrival.reserved is None:
             return
         size = self.scheduler.holdings.page_size
-        tokens = min((arrival.reserved.first + pages) * size, arrival.sequence.prompt)
+        tokens = min((arrival.reserved.first + pages) * size, arrival.sequence.given)
         arrival.sequence.settled = arrival.sequence.computed = max(arrival.sequence.settled, tokens)
 
     def landed(self, attempt: str) -> None:
@@ -153,7 +153,7 @@ class Intake:
             self._check_generations(arrival.reserved)
             arrival.landed = True
             sequence = arrival.sequence
-            sequence.settled = sequence.computed = sequence.prompt
+            sequence.settled = sequence.computed = sequence.given
             self.scheduler.settle_prompt(sequence)
         self.over(attempt)
 

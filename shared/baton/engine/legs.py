@@ -74,8 +74,8 @@ class PrefillLegs:
 
     def _push(self, sequence: Sequence, leg: Leg) -> Push | None:
         size = self.scheduler.holdings.page_size
-        last = sequence.settled >= sequence.prompt
-        ready = self.scheduler.holdings.pages_for(sequence.prompt) if last else sequence.settled // size
+        last = sequence.settled >= sequence.given
+        ready = self.scheduler.holdings.pages_for(sequence.given) if last else sequence.settled // size
         first = max(leg.sent, leg.first)
         if leg.closed or (ready <= first and not last):
             return None

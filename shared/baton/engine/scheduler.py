@@ -84,7 +84,7 @@ class Scheduler:
         prompt, sampling = len(request.token_ids), request.sampling
         limit = self.limits.max_model_len
         if leg is not None:
-            limit = prompt + 1
+            limit = prompt + len(request.generated) + 1
         elif sampling.max_tokens is not None:
             limit = min(limit, prompt + sampling.max_tokens)
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.limits.eos)
@@ -94,20 +94,30 @@ class Scheduler:
         return sequence
 
     def _check(self, request: Request) -> None:
-        prompt, longest = len(request.token_ids), self.limits.max_model_len
         if request.id in self.sequences:
             raise InvalidField("id", f"a request {request.id!r} is being served already")
-        if not prompt:
+        if not request.token_ids:
             raise InvalidField("prompt", "must have at least one token")
+        self._check_length(request)
+        for name, ids in (("prompt", request.token_ids), ("generated", request.generated)):
+            if ids and not 0 <= min(ids) <= max(ids) < self.limits.vocab:
+                raise InvalidField(name, f"has a token id outside 0 to {self.limits.vocab - 1}")
+        for token, _ in request.sampling.logit_bias:
+            if token >= self.limits.vocab:
+                raise InvalidField("logit_bias", f"token {token} is outside 0 to {self.limits.vocab - 1}")
+
+    def _check_length(self, request: Request) -> None:
+        prompt, generated = len(request.token_ids), len(request.generated)
+        longest, most = self.limits.max_model_len, request.sampling.max_tokens
         if prompt >= longest:
             raise PromptTooLong("prompt", f"has {prompt} tokens; with one of output the most is {longest}")
         if self.holdings.pages_for(prompt + 1) > self.holdings.allocator.total - 1:
             raise PromptTooLong("prompt", f"has {prompt} tokens; the pool holds {self._pool_tokens} in all")
-        if not 0 <= min(request.token_ids) <= max(request.token_ids) < self.limits.vocab:
-            raise InvalidField("prompt", f"has a token id outside 0 to {self.limits.vocab - 1}")
-        for token, _ in request.sampling.logit_bias:
-            if token >= self.limits.vocab:
-                raise InvalidField("logit_bias", f"token {token} is outside 0 to {self.limits.vocab - 1}")
+        if generated and generated >= (longest - prompt if most is None else min(most, longest - prompt)):
+            raise InvalidField("generated", f"has {generated} tokens already, which leaves none to generate")
+        if self.holdings.pages_for(prompt + generated + 1) > self.holdings.allocator.total - 1:
+            tokens = f"{prompt} tokens of prompt and {generated} generated"
+            raise InvalidField("generated", f"{tokens} do not fit; the pool holds {self._pool_tokens}")
 
     @property
     def _pool_tokens(self) -> int:
@@ -172,7 +182,7 @@ class Scheduler:
 
     def awaits_twin(self, sequence: Sequence) -> bool:
         """Whether an admitted prompt is computing this one's next uncached page: then it waits and shares."""
-        if not self.computing or sequence.request.sampling.prompt_logprobs is not None:
+        if not self.computing or sequence.unscored:
             return False
         size = self.holdings.page_size
         chain = sequence.identities_of((len(sequence.tokens) - 1) // size, size)
@@ -223,8 +233,7 @@ class Scheduler:
     def _span(self, sequence: Sequence, budget: int) -> Span:
         start = sequence.computed
         tokens = min(len(sequence.tokens) - start, budget)
-        scores = sequence.request.sampling.prompt_logprobs is not None and not sequence.generated
-        return Span(sequence, start, tokens, start + tokens == len(sequence.tokens), scores)
+        return Span(sequence, start, tokens, start + tokens == len(sequence.tokens), sequence.unscored)
 
     def _decodes(self) -> list[Sequence]:
         """Running sequences that want a token, each with a page for it."""
@@ -367,9 +376,9 @@ class Scheduler:
         if sequence.leg is not None:
             sequence.stops = frozenset()  # whether the first token ends the sequence, its owner decides
         update = Update(sequence.request.id, token, logprob=logprob)
-        if first and sequence.generated == 0:
+        if first and len(sequence.tokens) == sequence.given:
             update.cached = sequence.cached
-            if sequence.request.sampling.prompt_logprobs is not None:
+            if sequence.unscored:
                 update.scores = tuple(sequence.scores)
         sequence.tokens.append(token)
         if token in sequence.stops and sequence.generated > sequence.request.sampling.min_tokens:

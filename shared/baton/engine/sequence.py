@@ -3,6 +3,7 @@
 Lengths, in tokens, always `settled ≤ computed ≤ len(tokens) + pending`:
 
     tokens    |prompt ............ output ....|      known to the host
+    given     |...................:...|              known when it came: the prompt, and what it resumes from
     settled   |...................|                  KV complete: every step that wrote it has ended
     computed  |.......................|              KV written by steps launched so far
     pending                                   |.|    sampled by launched steps, value not known yet
@@ -54,6 +55,7 @@ class Sequence:
         "cached",
         "computed",
         "finish",
+        "given",
         "identities",
         "inflight",
         "leg",
@@ -82,10 +84,12 @@ class Sequence:
         self.arrival = arrival
         """Order of arrival; kept through retractions."""
         self.prompt = len(request.token_ids)
+        self.given = self.prompt + len(request.generated)
+        """Tokens whose KV is computed before any is sampled."""
         self.limit = limit
         """Most tokens, prompt included."""
         self.stops = stops
-        self.tokens = list(request.token_ids)
+        self.tokens = [*request.token_ids, *request.generated]
         self.identities = list(request.identities)
         self.stage = Stage.WAITING
         self.finish: Finish | None = None
@@ -110,7 +114,14 @@ class Sequence:
 
     @property
     def generated(self) -> int:
+        """Tokens of output, also those that another worker generated."""
         return len(self.tokens) - self.prompt
+
+    @property
+    def unscored(self) -> bool:
+        """Whether log-probabilities of its prompt are wanted and have not been told: they are with the first
+        token, so a sequence that resumes has told them."""
+        return self.request.sampling.prompt_logprobs is not None and not self.generated
 
     @property
     def unfed(self) -> bool:
