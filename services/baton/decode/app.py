@@ -26,10 +26,9 @@ from baton.core.types import Request
 from baton.core.version import version
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
-from baton.decode.post import Exchange, Post
 from baton.decode.settings import DecodeSettings
 from baton.decode.stream import Generation, events
-from baton.http import application
+from baton.http import Doors, Exchange, Post, application
 from baton.openai import (
     Asked,
     ServedModel,
@@ -62,7 +61,7 @@ class App:
 
     def main(self) -> Starlette:
         """Everything; /metrics only if it has no port of its own."""
-        post = partial(Post, pod=self.pod, meters=self.meters, settings=self.settings, clock=self.clock)
+        post = partial(Post, doors=self._doors())
         posts = {
             "/v1/chat/completions": post("chat", partial(self._generate, read_chat)),
             "/v1/completions": post("completion", partial(self._generate, read_completion)),
@@ -80,6 +79,15 @@ class App:
         """What the second port serves."""
         return application([Route("/metrics", self._metrics), *self._probes()])
 
+    def _doors(self) -> Doors[ServedModel]:
+        return Doors(
+            lambda scope: self.pod.admit(),
+            lambda endpoint, outcome: self.meters.requests.labels(endpoint, outcome).inc(),
+            self.settings.http,
+            self.settings.limits.deadline_s,
+            self.clock,
+        )
+
     def _probes(self) -> list[Route]:
         return [
             Route("/livez", self._livez),
@@ -90,8 +98,8 @@ class App:
 
     # ---- generating ----
 
-    async def _generate(self, read: Callable[..., Asked], exchange: Exchange) -> None:
-        reply, model, body = exchange.reply, exchange.model, exchange.body
+    async def _generate(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> None:
+        reply, model, body = exchange.reply, exchange.guest, exchange.body
         asked, requests = await _off_loop(body, partial(self._read, read, exchange))
         with Generation(
             asked, requests, model, self.pod.front, self.meters, self.clock, exchange.began
@@ -109,15 +117,19 @@ class App:
                 self.pod.generating.discard(generation)
                 exchange.notes |= generation.notes()
 
-    def _read(self, read: Callable[..., Asked], exchange: Exchange) -> tuple[Asked, tuple[Request, ...]]:
+    def _read(
+        self, read: Callable[..., Asked], exchange: Exchange[ServedModel]
+    ) -> tuple[Asked, tuple[Request, ...]]:
         facts = self.pod.front.facts
         assert facts is not None  # a pod that admits has started
-        asked = read(exchange.body, exchange.model, id=exchange.id, created=int(time.time())).seeded()
+        asked = read(exchange.body, exchange.guest, id=exchange.id, created=int(time.time())).seeded()
         return asked, asked.requests(facts.page_size, facts.fingerprint.hex())
 
-    async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange) -> None:
+    async def _convert(
+        self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[ServedModel]
+    ) -> None:
         body = exchange.body
-        await exchange.reply.json(await _off_loop(body, partial(convert, body, exchange.model)))
+        await exchange.reply.json(await _off_loop(body, partial(convert, body, exchange.guest)))
 
     # ---- telling ----
 

@@ -5,8 +5,19 @@ Knows starlette and uvicorn, and no engine: routers and pods share it. Imports n
 
 from baton.http.app import application
 from baton.http.body import expect_json, read_body
+from baton.http.post import Doors, Exchange, Post
 from baton.http.reply import Reply
 from baton.http.server import HttpServer
 from baton.http.settings import HttpSettings
 
-__all__ = ["HttpServer", "HttpSettings", "Reply", "application", "expect_json", "read_body"]
+__all__ = [
+    "Doors",
+    "Exchange",
+    "HttpServer",
+    "HttpSettings",
+    "Post",
+    "Reply",
+    "application",
+    "expect_json",
+    "read_body",
+]

@@ -1,7 +1,8 @@
 """What every POST has around it: a name, admission, a body, a deadline, an answer and an outcome.
 
-Each concern is here once, for all endpoints; what is particular to one is the `Answer` it is given.
-Whatever goes wrong inside ends here as exactly one of the outcomes, told to the client, counted, logged.
+Each concern is here once, for all endpoints of all services; what is particular to one is the `Answer`
+it is given, and who is let in is its service's to say. Whatever goes wrong inside ends here as exactly one
+of the outcomes, told to the client, counted, logged.
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, InvalidField, InvalidRequest, Refused
 from baton.core.ids import request_id
-from baton.decode.meters import Meters
-from baton.decode.pod import Pod
-from baton.decode.settings import DecodeSettings
-from baton.http import Reply, expect_json, read_body
-from baton.http.body import header
-from baton.openai import ServedModel
+from baton.http.body import expect_json, header, read_body
+from baton.http.reply import Reply
+from baton.http.settings import HttpSettings
 from baton.telemetry import log_fields
 
 log = logging.getLogger("baton.requests")
@@ -31,41 +31,56 @@ DEADLINE_HEADER = "x-baton-deadline-ms"
 """How long the client will wait: a duration, since no two clocks agree."""
 LONGEST_ID = 128
 
+Guest = TypeVar("Guest")
+"""What a service knows of a request that it let in, before it has read it."""
+
 
 @dataclass(slots=True)
-class Exchange:
+class Exchange(Generic[Guest]):
     """One request that was let in, with all that answering it takes."""
 
     id: str
-    """The pod's own id for it."""
+    """The service's own id for it."""
     began: float
     """When it came, by the clock."""
+    deadline: float
+    """When it must be done, by the clock."""
     body: bytes
-    model: ServedModel
+    guest: Guest
+    scope: Scope
     receive: Receive
     reply: Reply
     notes: dict[str, object] = field(default_factory=dict)
     """What its log line shall say besides."""
 
 
-Answer = Callable[[Exchange], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class Doors(Generic[Guest]):
+    """What the endpoints of one service share."""
+
+    admit: Callable[[Scope], AbstractContextManager[Guest]]
+    """Lets a request in for as long as it is served, or raises why not; before its body is read."""
+    count: Callable[[str, str], None]
+    """Told of each request's endpoint and outcome."""
+    http: HttpSettings
+    deadline_s: float
+    """How long a request may take in all."""
+    clock: Clock
 
 
-class Post:
+class Post(Generic[Guest]):
     """An ASGI endpoint. `name` is its label in metrics and logs."""
 
     def __init__(
-        self, name: str, answer: Answer, pod: Pod, meters: Meters, settings: DecodeSettings, clock: Clock
+        self, name: str, answer: Callable[[Exchange[Guest]], Awaitable[None]], doors: Doors[Guest]
     ) -> None:
         self._name = name
         self._answer = answer
-        self._pod = pod
-        self._meters = meters
-        self._settings = settings
-        self._clock = clock
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = self._clock.now()
+        clock = self._doors.clock
+        began = clock.now()
         id = request_id()
         shown = _client_id(scope) or id
         reply = Reply(receive, send, shown)
@@ -75,19 +90,21 @@ class Post:
             if error is not None:
                 with contextlib.suppress(TimeoutError):  # who does not read does not learn why
                     await reply.fail(error)
-            self._close(error, reply.status, self._clock.now() - began, notes)
+            self._close(error, reply.status, clock.now() - began, notes)
 
     async def _attempt(
         self, scope: Scope, receive: Receive, reply: Reply, id: str, began: float, notes: dict[str, object]
     ) -> Exception | None:
         """What kept the request from being completed, if anything did."""
+        doors = self._doors
         try:
-            seconds = _deadline(scope, self._settings.limits.deadline_s)
+            seconds = _deadline(scope, doors.deadline_s)
             async with asyncio.timeout(seconds) as limit:
-                with self._pod.admit() as model:
+                with doors.admit(scope) as guest:
                     expect_json(scope)
-                    body = await read_body(scope, receive, self._settings.http)
-                    await self._answer(Exchange(id, began, body, model, receive, reply, notes))
+                    body = await read_body(scope, receive, doors.http)
+                    exchange = Exchange(id, began, began + seconds, body, guest, scope, receive, reply, notes)
+                    await self._answer(exchange)
         except TimeoutError as error:
             if limit.expired():
                 return DeadlineExceeded(f"the request took more than {seconds:g} seconds")
@@ -102,7 +119,7 @@ class Post:
 
     def _close(self, error: Exception | None, status: int, seconds: float, notes: dict[str, object]) -> None:
         outcome = outcome_of(error)
-        self._meters.requests.labels(self._name, outcome).inc()
+        self._doors.count(self._name, outcome)
         if error is not None:
             notes["reason"] = str(error) or type(error).__name__
         log.info("request %s", outcome, extra={"status": status, "seconds": round(seconds, 4), **notes})
