@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.decode.meters import Meters
 from baton.decode.stream import Generation, events
+from baton.decode.work import of_asked
 from baton.engine.worker import Sink
 from baton.openai import ServedModel, read_completion
 from baton.protocol.engine import EngineFacts, Load, Update
@@ -50,7 +51,7 @@ class Script:
 
     async def close(self) -> None: ...
 
-    def submit(self, request: Request, sink: Sink) -> None:
+    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
         if self.failure is not None and len(self.requests) == 1:
             raise self.failure
         self.requests.append(request)
@@ -89,14 +90,12 @@ class Played:
         asked = read_completion(
             json.dumps({"prompt": "The", **body}).encode(), model, id="req-1", created=1
         ).seeded()
+        self.work = of_asked(asked, asked.requests(16, "f"))
         self.script = Script(model)
         self.metrics = Metrics()
         self.clock = ManualClock()
         meters = Meters(self.metrics, self.script, "m")
-        requests = asked.requests(16, "f")
-        self.generation = Generation(
-            asked, requests, model, self.script, meters, self.clock, self.clock.now()
-        )
+        self.generation = Generation(self.work, model, self.script, meters, self.clock, self.clock.now())
         self.written: list[bytes] = []
         self.gate = asyncio.Event()
         """The client reads while it is set."""
@@ -267,7 +266,7 @@ def test_times_and_tokens_are_measured(model: ServedModel) -> None:
         assert found["baton_itl_seconds_count"] == 5
         assert found["baton_itl_seconds_sum"] == pytest.approx(0.036 + 0.036)
         kinds = [found[f"baton_tokens_total{{kind={kind}}}"] for kind in ("prompt", "cached", "generated")]
-        assert kinds == [len(generation.asked.prompts[0].token_ids), 1, 7]
+        assert kinds == [len(generation.work.prompts[0].token_ids), 1, 7]
         assert generation.notes()["ttft"] == 0.25
 
     play(scene())

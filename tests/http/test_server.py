@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from baton.core.errors import BatonError, InvalidSetting, QueueFull
-from baton.http import HttpServer, HttpSettings, Reply, application, expect_json, read_body
+from baton.http import HttpServer, HttpSettings, Reply, application, expect, read_body
 
 SETTINGS = HttpSettings(
     host="127.0.0.1", port=0, max_header_bytes=2048, max_body_bytes=100_000, header_s=0.4, body_s=0.4,
@@ -29,7 +29,7 @@ class Echo:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = Reply(receive, send, "req-1")
         try:
-            expect_json(scope)
+            expect(scope)
             body = await read_body(scope, receive, SETTINGS)
             if scope["path"] == "/fail":
                 raise QueueFull("full")

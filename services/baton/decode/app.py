@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,14 +21,16 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from baton.core.clock import Clock
-from baton.core.errors import Cancelled
-from baton.core.types import Request
+from baton.core.errors import Cancelled, InvalidRequest, ProtocolMismatch, Refused, WorkerDied
 from baton.core.version import version
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
 from baton.decode.settings import DecodeSettings
 from baton.decode.stream import Generation, events
+from baton.decode.work import Work, of_asked, of_placed
 from baton.http import Doors, Exchange, Post, application
+from baton.http.body import header
+from baton.http.reply import Header
 from baton.openai import (
     Asked,
     ServedModel,
@@ -40,10 +42,17 @@ from baton.openai import (
     response,
     tokenize,
 )
+from baton.protocol import placed
+from baton.protocol.engine import EngineFacts
 from baton.telemetry import CONTENT_TYPE, Metrics
 
 T = TypeVar("T")
 
+Reader = Callable[[Exchange[ServedModel]], Work]
+"""What is asked; raises what is wrong with it."""
+
+TIMELINE_HEADER = "x-baton-timeline"
+"""`true` has an answer tell when what happened."""
 SHORT_BODY_BYTES = 8192
 """Up to here a body is read on the event loop: handing it to a thread takes longer."""
 JSON = "application/json"
@@ -63,9 +72,12 @@ class App:
         """Everything; /metrics only if it has no port of its own."""
         post = partial(Post, doors=self._doors())
         posts = {
-            "/v1/chat/completions": post("chat", partial(self._generate, read_chat)),
-            "/v1/completions": post("completion", partial(self._generate, read_completion)),
-            "/generate": post("generate", partial(self._generate, read_generate)),
+            "/v1/chat/completions": post("chat", self._answer(read_chat)),
+            "/v1/completions": post("completion", self._answer(read_completion)),
+            "/generate": post("generate", self._answer(read_generate)),
+            placed.PATH: post(
+                "placed", partial(self._generate, self._placed), kind=placed.CONTENT_TYPE, more=_refused
+            ),
             "/tokenize": post("tokenize", partial(self._convert, tokenize)),
             "/detokenize": post("detokenize", partial(self._convert, detokenize)),
         }
@@ -98,32 +110,44 @@ class App:
 
     # ---- generating ----
 
-    async def _generate(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> None:
-        reply, model, body = exchange.reply, exchange.guest, exchange.body
-        asked, requests = await _off_loop(body, partial(self._read, read, exchange))
-        with Generation(
-            asked, requests, model, self.pod.front, self.meters, self.clock, exchange.began
-        ) as generation:
+    def _answer(self, read: Callable[..., Asked]) -> Callable[[Exchange[ServedModel]], Awaitable[None]]:
+        return partial(self._generate, partial(self._asked, read))
+
+    async def _generate(self, read: Reader, exchange: Exchange[ServedModel]) -> None:
+        reply, model = exchange.reply, exchange.guest
+        work = await _off_loop(exchange.body, partial(read, exchange))
+        with Generation(work, model, self.pod.front, self.meters, self.clock, exchange.began) as generation:
             self.pod.generating.add(generation)
             watch = asyncio.create_task(_watch(exchange.receive, generation))
             try:
-                if asked.shape.stream:
+                if work.stream:
                     await reply.end(await events(generation, reply.event))
                 else:
-                    await reply.json(response(asked.shape, await generation.whole(), model.tokenizer))
+                    await reply.json(response(work.shape, await generation.whole(), model.tokenizer))
                 self.meters.e2e.observe(self.clock.now() - exchange.began)
             finally:
                 watch.cancel()
                 self.pod.generating.discard(generation)
                 exchange.notes |= generation.notes()
 
-    def _read(
-        self, read: Callable[..., Asked], exchange: Exchange[ServedModel]
-    ) -> tuple[Asked, tuple[Request, ...]]:
+    def _asked(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> Work:
+        facts = self._facts
+        asked = read(exchange.body, exchange.guest, id=exchange.id, created=int(time.time())).seeded()
+        timeline = header(exchange.scope, TIMELINE_HEADER.encode()) == "true"
+        requests = asked.requests(facts.page_size, facts.fingerprint.hex())
+        return of_asked(asked, requests, timeline=timeline)
+
+    def _placed(self, exchange: Exchange[ServedModel]) -> Work:
+        try:
+            return of_placed(placed.read(exchange.body), exchange.id, self._facts)
+        except ProtocolMismatch as error:
+            raise InvalidRequest(str(error)) from error
+
+    @property
+    def _facts(self) -> EngineFacts:
         facts = self.pod.front.facts
         assert facts is not None  # a pod that admits has started
-        asked = read(exchange.body, exchange.guest, id=exchange.id, created=int(time.time())).seeded()
-        return asked, asked.requests(facts.page_size, facts.fingerprint.hex())
+        return facts
 
     async def _convert(
         self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[ServedModel]
@@ -158,6 +182,13 @@ class App:
 async def _off_loop(body: bytes, work: Callable[[], T]) -> T:
     """Do what grows with a body's length where it holds nobody up."""
     return work() if len(body) <= SHORT_BODY_BYTES else await asyncio.to_thread(work)
+
+
+def _refused(error: Exception) -> list[Header]:
+    """Tells a router that nothing was done for its request, so that it may go elsewhere."""
+    if isinstance(error, (Refused, WorkerDied)):
+        return [(placed.REFUSED_HEADER.encode(), error.code.encode())]
+    return []
 
 
 async def _watch(receive: Receive, generation: Generation) -> None:

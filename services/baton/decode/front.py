@@ -7,7 +7,7 @@ prompts itself. A role that has prompts computed elsewhere brings another and it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from baton.core.errors import BatonError
@@ -52,8 +52,9 @@ class Front(Protocol):
         """Ends what is open with an error, and everything it started. Idempotent."""
         ...
 
-    def submit(self, request: Request, sink: Sink) -> None:
-        """`sink` gets the request's updates on the event loop, the last with `finish` set."""
+    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+        """`sink` gets the request's updates on the event loop, the last with `finish` set. `prefer`: ids of
+        the prefill pods to ask, best first; empty to compute the prompt here; None for whoever is there."""
         ...
 
     def abort(self, id: str) -> None:

@@ -81,13 +81,14 @@ class Handoffs:
 
     # ---- what the pod's front calls ----
 
-    def submit(self, request: Request, sink: Sink) -> None:
-        """Serve a request; as `Worker.submit`."""
+    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+        """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
         watched = self._watched(request.id, sink)
-        peer = self._choose(())
+        local = prefer is not None and not prefer
+        peer = None if local else self._choose(())
         if peer is None:
-            if self.settings.allow_local:
+            if local or self.settings.allow_local:
                 self.worker.submit(request, watched)
             else:
                 watched(_unavailable(request.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from baton.core.errors import BatonError
@@ -67,9 +68,9 @@ class Receiver:
             await peer.__aexit__()
         await self.worker.close()
 
-    def submit(self, request: Request, sink: Sink) -> None:
+    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
         assert self.handoffs is not None, "a request before the start"
-        self.handoffs.submit(request, sink)
+        self.handoffs.submit(request, sink, prefer)
 
     def abort(self, id: str) -> None:
         if self.handoffs is not None:

@@ -1,5 +1,8 @@
 """One choice of an answer while it is generated: from the engine's updates to events, or to one choice.
 
+A choice that resumes begins where its client stands: its events go on from the tokens that the client has,
+and text that those left undecided comes with the tokens that follow.
+
 Its generation owns it and calls it on the event loop alone. Updates gather here until somebody asks for
 the next event, so a slow client costs the memory of its own output and no more.
 """
@@ -17,7 +20,7 @@ class OpenSequence:
     """One choice of an answer: what the engine said of it and the client has not been sent."""
 
     __slots__ = (
-        "_ids", "_logprobs", "_offsets", "_shape", "_stop", "_stream", "_texts", "cached", "finish",
+        "_ids", "_logprobs", "_offsets", "_shape", "_stop", "_stream", "_texts", "_told", "cached", "finish",
         "index", "last", "model", "prompt", "prompt_logprobs", "request", "transcript", "waiting",
     )  # fmt: skip
 
@@ -29,15 +32,23 @@ class OpenSequence:
         shape: Shape,
         model: ServedModel,
         eos: frozenset[int],
+        *,
+        ended: bool = False,
     ) -> None:
+        """`ended`: the client has all of it, so that only its tokens are counted."""
         self.request = request
         self.index = index
         self.prompt = prompt
         self.model = model
         enders = frozenset() if request.sampling.ignore_eos else eos
         self.transcript = Transcript(request.sampling, model.tokenizer, enders, request.token_ids)
+        if ended:
+            self.transcript.generated = len(request.generated)
+        else:
+            self._told = self.transcript.resume(request.generated)
         self.finish: Finish | None = None
         self.cached = 0
+        """Tokens of the prompt that were not computed again."""
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self.last = 0.0
         """When its newest token came."""
@@ -63,7 +74,7 @@ class OpenSequence:
             self._logprobs.append(delta.logprob)
             self._offsets.append(delta.offset)
         if delta.cached is not None:
-            self.cached = delta.cached
+            self.cached = min(delta.cached, len(self.request.token_ids))
         if delta.prompt_logprobs is not None:
             self.prompt_logprobs = (None, *delta.prompt_logprobs)
         if delta.finish is not None:
@@ -83,12 +94,14 @@ class OpenSequence:
     def event(self) -> bytes:
         """What came since the last event, as one; nothing while no text is decided, but for the first
         token, for which clients time their server."""
+        first = self._stream is None and not self.request.generated
         if self._stream is None:
             self._stream = choice_stream(
                 self._shape, self.model.tokenizer, self.usage, index=self.index, prompt=self.prompt,
-                prompt_logprobs=self.prompt_logprobs,
+                prompt_logprobs=self.prompt_logprobs, delivered=self.request.generated,
+                delivered_text=self._told,
             )  # fmt: skip
-        elif not self._texts and self.finish is None:
+        if not first and not self._texts and self.finish is None:
             return b""
         scored = self.request.sampling.logprobs is not None
         event = self._stream.chunk(

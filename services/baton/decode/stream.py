@@ -1,6 +1,6 @@
-"""One HTTP request while it is generated: asked → sequences → deltas → events, or one whole answer.
+"""One HTTP request while it is generated: work → sequences → deltas → events, or one whole answer.
 
-An endpoint opens a Generation around what a client asked. The front's updates come in through
+An endpoint opens a Generation around what is asked of the pod. The front's updates come in through
 `_take`, on the event loop; one coroutine takes out what has come since it last looked. While a client
 does not read, that coroutine waits for its socket and the deltas of each sequence gather in place: what
 waits for a slow client is never more than its own output. No task is made per token.
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, Failed
-from baton.core.types import Request
 from baton.decode.front import Front
 from baton.decode.meters import Meters
 from baton.decode.sequence import OpenSequence
-from baton.openai import DONE, Asked, Choice, ServedModel, Usage, usage_event
+from baton.decode.work import Work
+from baton.openai import Choice, ServedModel, Usage, ending, usage_event
 from baton.protocol.engine import Update
 
 log = logging.getLogger(__name__)
@@ -30,29 +30,28 @@ class Generation:
 
     def __init__(
         self,
-        asked: Asked,
-        requests: Sequence[Request],
+        work: Work,
         model: ServedModel,
         front: Front,
         meters: Meters,
         clock: Clock,
         began: float,
     ) -> None:
-        """`requests` are one for each choice, in order; `began` is when the client's came, by the clock."""
+        """`began` is when the request came, by the clock."""
         assert front.facts is not None, "not started"
-        self.asked = asked
+        self.work = work
         self.ttft: float | None = None
         """Seconds from the request to its first token."""
         self._front = front
         self._meters = meters
         self._now: Callable[[], float] = clock.now
         self._began = began
-        eos, n = frozenset(front.facts.eos), asked.shape.n
+        eos = frozenset(front.facts.eos)
         self.sequences = [
-            OpenSequence(request, index, asked.prompts[index // n], asked.shape, model, eos)
-            for index, request in enumerate(requests)
+            OpenSequence(request, index, prompt, work.shape, model, eos, ended=index in work.ended)
+            for index, (request, prompt) in enumerate(zip(work.requests, work.prompts, strict=True))
         ]
-        self._left = len(self.sequences)
+        self._left = len(self.sequences) - len(work.ended)
         self._news: list[OpenSequence] = []
         self._error: BatonError | None = None
         self._wake = asyncio.Event()
@@ -60,11 +59,12 @@ class Generation:
     def __enter__(self) -> Generation:
         try:
             for sequence in self.sequences:
-                self._front.submit(sequence.request, partial(self._take, sequence))
+                if sequence.index not in self.work.ended:
+                    self._front.submit(sequence.request, partial(self._take, sequence), self.work.prefill)
         except BaseException:
             self._abort()
             raise
-        for prompt in self.asked.prompts:
+        for prompt in self.work.prompts[:: self.work.shape.n]:
             self._meters.prompt.inc(len(prompt.token_ids))
         return self
 
@@ -78,7 +78,7 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        return Usage.total([sequence.usage for sequence in self.sequences], self.asked.shape.n)
+        return Usage.total([sequence.usage for sequence in self.sequences], self.work.shape.n)
 
     def notes(self) -> dict[str, object]:
         """For the log."""
@@ -135,7 +135,7 @@ class Generation:
         if not sequence.waiting:
             sequence.waiting = True
             self._news.append(sequence)
-        if self.asked.shape.stream or not self._left:
+        if self.work.stream or not self._left:
             self._wake.set()
 
     def _time(self, sequence: OpenSequence, update: Update) -> None:
@@ -146,18 +146,19 @@ class Generation:
             self._meters.itl.observe(now - sequence.last)
         elif self.ttft is None:
             self.ttft = now - self._began
-            self._meters.ttft.observe(self.ttft)
+            if not self.work.resumes:
+                self._meters.ttft.observe(self.ttft)
         sequence.last = now
         self._meters.generated.inc()
-        if update.cached and sequence.index % self.asked.shape.n == 0:
-            self._meters.cached.inc(update.cached)
+        if update.cached and sequence.index % self.work.shape.n == 0:
+            self._meters.cached.inc(min(update.cached, len(sequence.request.token_ids)))
 
     def _abort(self) -> None:
         for sequence in self.sequences:
             self._front.abort(sequence.request.id)
 
     def __repr__(self) -> str:
-        return f"<Generation {self.asked.id}: {self._left} of {len(self.sequences)} sequences open>"
+        return f"<Generation {self.work.shape.id}: {self._left} of {len(self.sequences)} sequences open>"
 
 
 async def events(generation: Generation, write: Callable[[bytes], Awaitable[None]]) -> bytes:
@@ -166,5 +167,5 @@ async def events(generation: Generation, write: Callable[[bytes], Awaitable[None
         data = b"".join([sequence.event() for sequence in await generation.news()])
         if data:
             await write(data)
-    shape = generation.asked.shape
-    return (usage_event(shape, generation.usage) if shape.include_usage else b"") + DONE
+    shape = generation.work.shape
+    return ending(usage_event(shape, generation.usage) if shape.include_usage else b"")

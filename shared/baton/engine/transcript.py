@@ -70,6 +70,17 @@ class Transcript:
         if sampling.stop:
             self._stops = StopStrings(sampling.stop, include=sampling.include_stop_str_in_output)
 
+    def resume(self, generated: Sequence[int]) -> str:
+        """Go on after tokens that another pod generated: the text that they decided, which the client has.
+        What they left undecided comes with the tokens that follow."""
+        texts = []
+        for token in generated:
+            self.generated += 1
+            texts.append(self._push(token))
+        if self._stops is not None and self._stops.matched is not None:
+            raise InvalidField("generated", f"ends with the stop string {self._stops.matched!r}")
+        return "".join(texts)
+
     def take(self, update: Update) -> Delta:
         """The news as text; raises what the engine refused or failed with."""
         if update.error is not None:

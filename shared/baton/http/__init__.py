@@ -4,7 +4,7 @@ Knows starlette and uvicorn, and no engine: routers and pods share it. Imports n
 """
 
 from baton.http.app import application
-from baton.http.body import expect_json, read_body
+from baton.http.body import expect, read_body
 from baton.http.post import Doors, Exchange, Post
 from baton.http.reply import Reply
 from baton.http.server import HttpServer
@@ -18,6 +18,6 @@ __all__ = [
     "Post",
     "Reply",
     "application",
-    "expect_json",
+    "expect",
     "read_body",
 ]

@@ -18,10 +18,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-def expect_json(scope: Scope) -> None:
-    kind = (header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise WrongContentType(f"the body must be application/json, not {kind}")
+def expect(scope: Scope, wanted: str = "application/json") -> None:
+    """That the body is of a kind, which a client need not say."""
+    kind = (header(scope, b"content-type") or wanted).partition(";")[0].strip().lower()
+    if kind != wanted:
+        raise WrongContentType(f"the body must be {wanted}, not {kind}")
     packing = (header(scope, b"content-encoding") or "identity").strip().lower()
     if packing != "identity":
         raise WrongContentType(f"bodies are not unpacked; send it without content-encoding {packing}")
@@ -49,5 +50,5 @@ async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> b
     except TimeoutError as error:
         raise TooSlow(f"the body took more than {settings.body_s:g} seconds") from error
     if not size:
-        raise InvalidRequest("The body is empty; a JSON object is expected")
+        raise InvalidRequest("The body is empty")
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, InvalidField, InvalidRequest, Refused
 from baton.core.ids import request_id
-from baton.http.body import expect_json, header, read_body
-from baton.http.reply import Reply
+from baton.http.body import expect, header, read_body
+from baton.http.reply import Header, Reply
 from baton.http.settings import HttpSettings
 from baton.telemetry import log_fields
 
@@ -72,9 +72,17 @@ class Post(Generic[Guest]):
     """An ASGI endpoint. `name` is its label in metrics and logs."""
 
     def __init__(
-        self, name: str, answer: Callable[[Exchange[Guest]], Awaitable[None]], doors: Doors[Guest]
+        self,
+        name: str,
+        answer: Callable[[Exchange[Guest]], Awaitable[None]],
+        doors: Doors[Guest],
+        kind: str = "application/json",
+        more: Callable[[Exception], list[Header]] = lambda error: [],
     ) -> None:
+        """`kind`: the body's content type. `more`: headers of a failure that is the whole answer."""
         self._name = name
+        self._kind = kind
+        self._more = more
         self._answer = answer
         self._doors = doors
 
@@ -89,7 +97,7 @@ class Post(Generic[Guest]):
             error = await self._attempt(scope, receive, reply, id, began, notes)
             if error is not None:
                 with contextlib.suppress(TimeoutError):  # who does not read does not learn why
-                    await reply.fail(error)
+                    await reply.fail(error, self._more(error))
             self._close(error, reply.status, clock.now() - began, notes)
 
     async def _attempt(
@@ -101,7 +109,7 @@ class Post(Generic[Guest]):
             seconds = _deadline(scope, doors.deadline_s)
             async with asyncio.timeout(seconds) as limit:
                 with doors.admit(scope) as guest:
-                    expect_json(scope)
+                    expect(scope, self._kind)
                     body = await read_body(scope, receive, doors.http)
                     exchange = Exchange(id, began, began + seconds, body, guest, scope, receive, reply, notes)
                     await self._answer(exchange)

@@ -80,12 +80,15 @@ class Reply:
         await self._write(data)
 
     async def end(self, data: bytes = b"") -> None:
-        """The last of a stream, whose beginning must have been sent."""
+        """The last of an answer; all of it, if it is a stream that has no more."""
+        if not self.status:
+            await self._begin(200, EVENTS)
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def fail(self, error: BaseException) -> None:
+    async def fail(self, error: BaseException, headers: Collection[Header] = ()) -> None:
+        """`headers` are for a failure that is the whole answer."""
         if not self.status:
-            await self.json(error_body(error), status_of(error), failure_headers(error))
+            await self.json(error_body(error), status_of(error), [*failure_headers(error), *headers])
             return
         async with asyncio.timeout(LAST_WORD_S):
             await self.end(error_event(error))

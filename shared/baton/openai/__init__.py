@@ -5,12 +5,12 @@ Knows no socket and no engine: bodies in, bodies out.
 
 from baton.openai.answer import response
 from baton.openai.ask import Asked, read_chat, read_completion, read_generate
-from baton.openai.events import DONE, Delivered, EventRelay, sse
+from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
 from baton.openai.failures import error_body, error_event, status_of
 from baton.openai.sampling import SamplingDefaults
 from baton.openai.served import ServedModel, model_list
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
-from baton.openai.stream import ChoiceStream, choice_stream, usage_event
+from baton.openai.stream import ChoiceStream, choice_stream, timeline_event, usage_event
 from baton.openai.tokenizing import detokenize, tokenize
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Usage",
     "choice_stream",
     "detokenize",
+    "ending",
     "error_body",
     "error_event",
     "model_list",
@@ -37,6 +38,7 @@ __all__ = [
     "response",
     "sse",
     "status_of",
+    "timeline_event",
     "tokenize",
     "usage_event",
 ]

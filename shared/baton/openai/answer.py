@@ -22,10 +22,13 @@ from baton.tokens.tokenizer import Tokenizer
 CHUNK_OBJECT = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETION: "text_completion"}
 
 
-def response(shape: Shape, choices: Sequence[Choice], tokenizer: Tokenizer) -> bytes:
-    """The whole answer. `choices` are all of the request's, in order."""
+def response(shape: Shape, choices: Sequence[Choice], tokenizer: Tokenizer, timeline: object = None) -> bytes:
+    """The whole answer. `choices` are all of the request's, in order; `timeline` is told where it is known,
+    with the first of several answers."""
+    told = {} if timeline is None else {"baton": timeline}
     if shape.endpoint is Endpoint.GENERATE:
         made = [_generated(shape, choice, tokenizer) for choice in choices]
+        made[0] |= told
         return msgspec.json.encode(made if shape.batched or len(made) > 1 else made[0])
     chat = shape.endpoint is Endpoint.CHAT
     body: dict[str, Any] = {
@@ -38,7 +41,7 @@ def response(shape: Shape, choices: Sequence[Choice], tokenizer: Tokenizer) -> b
     }
     if chat:
         body |= _about_prompt(shape, choices[0], tokenizer)
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body | told)
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

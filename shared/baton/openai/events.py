@@ -4,6 +4,11 @@ Each event that brings tokens names, in the `id:` field, its choice, how many to
 before, and the ids of the new ones: `id: 0.17:1523,88`; a dot at the end says that the choice has ended.
 A router relays bytes through `EventRelay` and reads those fields only when a pod was lost, to resume the
 request where its client stands. OpenAI's clients skip the field.
+
+An event's ids are those of all tokens since the event before it, also of those whose text is held back: a
+character that is not whole, the beginning of a stop string. What is held back is a function of the ids, so
+whoever resumes finds it again by reading them, and neither loses nor repeats a character. What follows the
+last choice's end (usage, a timeline) is one with `[DONE]`: a client gets all of it, from one pod, or none.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from baton.core.errors import Failed
 
 DONE = b"data: [DONE]\n\n"
 
+_LAST = b": last\n"
+"""A comment before the first of the events that are one with `[DONE]`."""
 _END = b"\n\n"
 _ID = b"id: "
 _FIELD = re.compile(rb"id: (\d+)\.(\d+):([\d,]*)(\.?)")
@@ -33,6 +40,12 @@ def id_field(token_ids: Sequence[int], choice: int, start: int, final: bool = Fa
     if not token_ids and not final:
         return b""
     return f"id: {choice}.{start}:{','.join(map(str, token_ids))}{'.' if final else ''}\n".encode()
+
+
+def ending(*events: bytes) -> bytes:
+    """How a stream ends that went well: what is to be said after the last choice's end, and `[DONE]`."""
+    said = b"".join(events)
+    return _LAST + said + DONE if said else DONE
 
 
 @dataclass(slots=True)
@@ -72,6 +85,9 @@ class EventRelay:
         while start < end:
             if whole.startswith(_ID, start):
                 self._ids.append(whole[start : whole.find(b"\n", start)])
+            elif whole.startswith(_LAST, start) and not whole.endswith(DONE):
+                whole, self._rest, end = whole[:start], whole[start:] + self._rest, start
+                break
             start = whole.find(_END, start) + len(_END)
         self.relayed += end
         self.done = whole.endswith(DONE)

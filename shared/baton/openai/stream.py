@@ -177,8 +177,12 @@ class GenerateStream:
         self._index = index
         self._ids = list(delivered)
         self._text = delivered_text
-        self._scores: list[Any] = []
-        self._tops: list[Any] = []
+        # Of tokens that came from elsewhere nothing is known but their ids.
+        self._scores: list[Any] = [
+            (None, token_id, tokenizer.token_text(token_id) if shape.logprob_text else None)
+            for token_id in delivered
+        ]
+        self._tops: list[Any] = [None] * len(delivered)
 
     def chunk(
         self,
@@ -223,6 +227,14 @@ def usage_event(shape: Shape, usage: Usage) -> bytes:
         "usage": usage_object(usage),
     }
     return sse(_encode(body))
+
+
+def timeline_event(shape: Shape, timeline: object) -> bytes:
+    """When what happened to the request, as the last event."""
+    if shape.endpoint is Endpoint.GENERATE:
+        return sse(_encode({"baton": timeline}))
+    about = {"id": shape.id, "object": CHUNK_OBJECT[shape.endpoint], "created": shape.created}
+    return sse(_encode({**about, "model": shape.model, "choices": [], "baton": timeline}))
 
 
 def _counted(usage: Usage, generated: int) -> Usage:

@@ -1,0 +1,87 @@
+"""What one HTTP request asks of this pod, whoever sent it: a client, or a router that has read it already.
+
+Endpoints make a `Work` and open a `Generation` around it; from there on the two are served alike. What a
+router sends is checked here as far as an answer depends on it; lengths and sampling are the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from baton.core.errors import InvalidField
+from baton.core.types import Request
+from baton.openai import Asked, Prompt, Shape
+from baton.protocol.engine import EngineFacts
+from baton.protocol.placed import Placed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    shape: Shape
+    requests: tuple[Request, ...]
+    """One for each choice, in order, with ids that are new here."""
+    prompts: tuple[Prompt, ...]
+    """One for each choice."""
+    ended: frozenset[int] = frozenset()
+    """Choices that the client has to their end."""
+    resumes: bool = False
+    """Another pod began to answer."""
+    prefill: tuple[str, ...] | None = None
+    """Who is to compute the prompts, best first; empty for this pod, None for anybody."""
+    timeline: bool = False
+
+    @property
+    def stream(self) -> bool:
+        return self.shape.stream
+
+
+def of_asked(asked: Asked, requests: Sequence[Request], *, timeline: bool = False) -> Work:
+    """As a client asked for it."""
+    prompts = tuple(asked.prompts[index // asked.shape.n] for index in range(len(requests)))
+    return Work(shape=asked.shape, requests=tuple(requests), prompts=prompts, timeline=timeline)
+
+
+def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
+    """As a router sent it; `id` is this pod's own for it. Raises `InvalidField`."""
+    _check(placed, facts)
+    requests = tuple(replace(one, id=f"{id}-{index}") for index, one in enumerate(placed.requests))
+    prompts = tuple(
+        Prompt(one.token_ids, text) for one, text in zip(placed.requests, placed.texts, strict=True)
+    )
+    return Work(
+        shape=placed.shape, requests=requests, prompts=prompts, ended=frozenset(placed.ended),
+        resumes=placed.resumes, prefill=placed.prefill, timeline=placed.timeline,
+    )  # fmt: skip
+
+
+def _check(placed: Placed, facts: EngineFacts) -> None:
+    shape, count = placed.shape, len(placed.requests)
+    if not count or shape.n < 1 or count % shape.n:
+        raise InvalidField("requests", f"{count} of them for answers with {shape.n} choices to a prompt")
+    if len(placed.texts) != count:
+        raise InvalidField("texts", f"{len(placed.texts)} for {count} requests")
+    if any(not 0 <= index < count for index in placed.ended):
+        raise InvalidField("ended", f"names a choice that is none of {count}")
+    resumed = placed.ended or any(one.generated for one in placed.requests)
+    if resumed and not shape.stream:
+        raise InvalidField("generated", "only a stream can go on from where it was lost")
+    for index, one in enumerate(placed.requests):
+        _check_request(one, f"requests[{index}]", facts)
+
+
+def _check_request(request: Request, path: str, facts: EngineFacts) -> None:
+    for name in ("token_ids", "generated"):
+        ids = getattr(request, name)
+        if ids and not 0 <= min(ids) <= max(ids) < facts.vocab:
+            raise InvalidField(f"{path}.{name}", f"has a token id outside 0 to {facts.vocab - 1}")
+    if not request.token_ids:
+        raise InvalidField(f"{path}.token_ids", "is empty")
+    if request.sampling.n != 1:
+        raise InvalidField(
+            f"{path}.sampling.n", f"must be 1, not {request.sampling.n}: a request is a choice"
+        )
+    pages = len(request.token_ids) // facts.page_size
+    if len(request.identities) not in (0, pages):
+        wrong = f"{len(request.identities)} for {pages} full pages of {facts.page_size} tokens"
+        raise InvalidField(f"{path}.identities", wrong)
