@@ -1,0 +1,197 @@
+"""The policy `cost`: the pair of workers, or the one, where a request costs everybody the least time.
+
+    cost = the request's own time to its first token
+         + the move of pages that is not hidden
+         + what those pay who are served there (weighed)
+         + what those pay who come later (weighed)
+
+Not every pair is looked at: owners are taken in the order of what is fixed of their cost, and the search
+ends where even the best computer could not bring the next one in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappush, heapreplace
+
+from baton.router.placement.decision import Candidate, Decision, Reason, Refusal
+from baton.router.placement.estimate import (
+    Computer,
+    Owner,
+    busy_weight,
+    computers,
+    move_s,
+    owners,
+    prefill_s,
+    rank,
+    refusal,
+    turn,
+)
+from baton.router.placement.settings import PlacementSettings
+from baton.router.placement.view import Group, Query, View
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to serve the request."""
+
+    cost_s: float
+    owner: Owner
+    computer: Computer
+    move_s: float
+    handoff_s: float
+
+    @property
+    def local(self) -> bool:
+        return self.owner.seat is self.computer.seat
+
+
+class CostPolicy:
+    """Pure: the same view and query give the same answer, whoever asks."""
+
+    def __init__(self, settings: PlacementSettings) -> None:
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        return "CostPolicy()"
+
+    def place(self, view: View, query: Query) -> Decision | Refusal:
+        settings = self.settings
+        owned = owners(view, query, settings)
+        if not owned:
+            return refusal(view, query)
+        owned.sort(key=lambda one: (one.cost_s, one.seat.id))
+        if owned[0].pages_s > settings.longest_wait_s and not any(
+            one.pages_s <= settings.longest_wait_s for one in owned
+        ):
+            soonest = min(one.pages_s for one in owned)
+            return Refusal(Reason.NO_PAGES, "every worker's pool is full", retry_after_s=soonest)
+        by_group = {
+            group: computers(seats, view, query, settings) for group, seats in view.roster.prefills.items()
+        }
+        here = self._local(owned, query)
+        apart = self._apart(owned, by_group, query)
+        if not here and not apart:
+            return Refusal(Reason.NO_PREFILL, "no prefill worker computes for the decode workers that live")
+        return self._decide(here, apart, by_group, query)
+
+    def _local(self, owned: Sequence[Owner], query: Query) -> list[Way]:
+        """The best owners that compute the prompt themselves, cheapest first."""
+        settings = self.settings
+        busy = sum(1 for one in owned if one.queue_s)
+        weight = busy_weight(busy, len(owned), settings)
+        found: list[tuple[float, Owner, float]] = []
+        for one in owned:
+            if not settings.local and one.seat.role == "decode":
+                continue
+            compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
+            weighed_s = compute_s * (1 + weight + settings.stall_share * one.running)
+            found.append((one.cost_s + one.queue_s + weighed_s, one, compute_s))
+        found.sort(key=lambda way: (way[0], way[1].seat.id))
+        return [
+            Way(cost_s, one, _itself(one, compute_s, weight * compute_s), 0.0, 0.0)
+            for cost_s, one, compute_s in found[: settings.candidates]
+        ]
+
+    def _apart(
+        self, owned: Sequence[Owner], by_group: dict[Group, list[Computer]], query: Query
+    ) -> list[Way]:
+        """The best pairs, one an owner, cheapest first. `owned` comes sorted by what is fixed."""
+        keep, handoff_s = self.settings.candidates, self.settings.handoff_ms / 1000
+        least_s = min((found[0].cost_s for found in by_group.values() if found), default=0.0) + handoff_s
+        best: list[tuple[float, int, Way]] = []
+        for number, one in enumerate(owned):
+            if len(best) == keep and one.cost_s + least_s >= -best[0][0]:
+                break
+            found = by_group.get(one.seat.group)
+            if not found or one.seat.role != "decode":
+                continue
+            fixed_s = one.cost_s + one.queue_s + handoff_s
+            way = self._pair(one, found, fixed_s, query)
+            entry = (-way.cost_s, -number, way)
+            if len(best) < keep:
+                heappush(best, entry)
+            elif entry > best[0]:
+                heapreplace(best, entry)
+        return [way for _, _, way in sorted(best, reverse=True)]
+
+    def _pair(self, one: Owner, found: Sequence[Computer], fixed_s: float, query: Query) -> Way:
+        """The owner's best computer: the search ends where moving nothing would not make one better."""
+        settings = self.settings
+        chosen, chosen_s, moved_s = found[0], float("inf"), 0.0
+        for computer in found:
+            if computer.cost_s >= chosen_s:
+                break
+            pages_s = move_s(one, computer, query, settings)
+            if computer.cost_s + pages_s < chosen_s:
+                chosen, chosen_s, moved_s = computer, computer.cost_s + pages_s, pages_s
+        return Way(fixed_s + chosen_s, one, chosen, moved_s, settings.handoff_ms / 1000)
+
+    def _decide(
+        self,
+        here: Sequence[Way],
+        apart: Sequence[Way],
+        by_group: dict[Group, list[Computer]],
+        query: Query,
+    ) -> Decision:
+        ways = sorted((*here, *apart), key=lambda way: way.cost_s)
+        equal_s, seed = ways[0].cost_s + self.settings.equal_s, rank(query)
+
+        def order(way: Way) -> tuple[float, int, int, tuple[int, str], str]:
+            if way.cost_s > equal_s:
+                return way.cost_s, 0, 0, (0, ""), ""
+            requests = way.owner.requests + way.computer.requests * (not way.local)
+            owner, computer = way.owner.seat, way.computer.seat
+            return 0.0, -way.computer.cached, requests, turn(owner, seed), computer.id
+
+        ways.sort(key=order)
+        ways = ways[: self.settings.candidates]
+        chosen = ways[0]
+        told = tuple(map(_candidate, ways))
+        gain_s = gain_ttft_s = 0.0
+        prefills: tuple[str, ...] = ()
+        if not chosen.local:
+            others = [one.seat.id for one in by_group[chosen.owner.seat.group]]
+            others.remove(chosen.computer.seat.id)
+            prefills = (chosen.computer.seat.id, *others)[: self.settings.prefills]
+            if here:
+                gain_s = here[0].cost_s - chosen.cost_s
+                gain_ttft_s = _candidate(here[0]).ttft_s - told[0].ttft_s
+        return Decision(
+            decode=chosen.owner.seat.id,
+            prefill=prefills,
+            computes=chosen.computer.seat.id,
+            computed_tokens=query.prompt_tokens - chosen.computer.cached,
+            predicted_ttft_s=told[0].ttft_s,
+            cached_decode=chosen.owner.cached,
+            cached_prefill=0 if chosen.local else chosen.computer.cached,
+            gain_s=gain_s,
+            gain_ttft_s=gain_ttft_s,
+            candidates=told,
+        )
+
+
+def _itself(one: Owner, compute_s: float, later_s: float) -> Computer:
+    return Computer(0.0, one.seat, one.queue_s, compute_s, later_s, 0.0, one.requests, one.cached)
+
+
+def _candidate(way: Way) -> Candidate:
+    one, computer = way.owner, way.computer
+    pages_s = one.pages_s if way.local else one.pages_s + one.queue_s
+    parts_s = pages_s + computer.queue_s + computer.compute_s + way.handoff_s + way.move_s
+    penalty_s = one.penalty_s + computer.penalty_s
+    return Candidate(
+        decode=one.seat.id,
+        prefill="" if way.local else computer.seat.id,
+        cost_s=way.cost_s,
+        pages_s=pages_s,
+        queue_s=computer.queue_s,
+        compute_s=computer.compute_s,
+        handoff_s=way.handoff_s,
+        move_s=way.move_s,
+        stall_s=way.cost_s - parts_s - penalty_s - computer.later_s,
+        later_s=computer.later_s,
+        penalty_s=penalty_s,
+        cached_tokens=computer.cached,
+    )

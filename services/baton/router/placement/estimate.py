@@ -1,0 +1,201 @@
+"""How long things are expected to take on one worker. Arithmetic alone: the policies decide with it.
+
+What is not measured is assumed (`PlacementSettings`), and what a pod measured lately goes before what it
+said once: a lease is up to a second old, what routers have in flight a fifth of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from baton.router.placement.decision import Reason, Refusal
+from baton.router.placement.settings import PlacementSettings
+from baton.router.placement.view import SOUND, Query, Seat, View
+
+FADE_S = 2.0
+"""A lease's count of requests means nothing after so long: routers' own counts are younger."""
+
+
+class Owner(NamedTuple):
+    """A decode (or unified) worker as the owner of a request."""
+
+    cost_s: float
+    """Of all that does not hang on who computes the prompt."""
+    seat: Seat
+    running: float
+    """Requests that run there."""
+    pages_s: float
+    """Until it has pages and looks at the request, between two steps."""
+    queue_s: float
+    """Prompts before it that the worker itself computes: it looks at nothing meanwhile."""
+    stall_s: float
+    penalty_s: float
+    slowness: float
+    requests: int
+    """That routers have in flight there."""
+    cached: int
+    """Prompt tokens."""
+
+
+class Computer(NamedTuple):
+    """A worker as the one that computes the prompt."""
+
+    cost_s: float
+    seat: Seat
+    queue_s: float
+    compute_s: float
+    later_s: float
+    penalty_s: float
+    requests: int
+    cached: int
+
+
+def prefill_s(seat: Seat, prompt: int, cached: int, settings: PlacementSettings) -> float:
+    """Computing the prompt's rest. Attention makes a token dearer the more stands before it."""
+    attention = 1 + (prompt + cached) / (2 * settings.attention_tokens)
+    return seat.token_s * (settings.prefill_floor_tokens + (prompt - cached) * attention)
+
+
+def queued_tokens(seat: Seat, view: View, tokens: int) -> float:
+    """Prompt tokens before a new one: what routers have in flight, or what the worker said and has not
+    computed since, whichever is more."""
+    if not seat.queued_tokens:
+        return tokens
+    return max(tokens, seat.queued_tokens - (view.now - seat.seen_at) / seat.token_s)
+
+
+def busy_weight(busy: int, seats: int, settings: PlacementSettings) -> float:
+    """How many later requests' time a second of computing takes: those that come while it is busy."""
+    if not seats:
+        return 0.0
+    share = min(busy / seats, 0.8)
+    return settings.busy_share * share / (1 - share)
+
+
+def expected_tokens(query: Query, settings: PlacementSettings) -> int:
+    """Output, most likely."""
+    allowed = settings.output_tokens if query.max_tokens is None else query.max_tokens
+    return min(allowed, settings.output_tokens)
+
+
+def pages_for(tokens: int, page_size: int) -> int:
+    return -(-tokens // page_size)
+
+
+def owners(view: View, query: Query, settings: PlacementSettings) -> list[Owner]:
+    """Every decode worker that could ever hold the request."""
+    output = expected_tokens(query, settings)
+    pages = pages_for(query.prompt_tokens + output, query.page_size)
+    return [
+        _owner(seat, view, query, pages, output, settings)
+        for seat in view.roster.decodes
+        if seat.id not in query.excluded and fits(seat, query)
+    ]
+
+
+def fits(seat: Seat, query: Query) -> bool:
+    longest = seat.max_model_len
+    if longest and query.prompt_tokens >= longest:
+        return False
+    # One page is never given out: lines of a batch that stand for nothing write there.
+    return pages_for(query.prompt_tokens + 1, query.page_size) < seat.pages
+
+
+def _owner(
+    seat: Seat, view: View, query: Query, pages: int, output: int, settings: PlacementSettings
+) -> Owner:
+    requests, tokens = view.in_flight(seat.id)
+    health = view.health.get(seat.id, SOUND) if view.health else SOUND
+    age_s = view.now - seat.seen_at
+    running = max(requests, seat.requests * (1 - age_s / FADE_S))
+    slower_s = seat.step_s / (settings.knee_requests + seat.stepped) * health.slowness
+    step_s = slower_s * (settings.knee_requests + running + 1)
+    ahead = queued_tokens(seat, view, tokens) if tokens or seat.queued_tokens else 0
+    queue_s = ahead * seat.token_s * health.slowness
+    wait_s = step_s / 2 if running >= 1 else 0.0
+    lacking = pages - seat.room
+    if requests > seat.requests:
+        lacking += (requests - seat.requests) * pages
+    if lacking > 0:
+        # Those who run now give up all their pages within the time that one of them takes.
+        wait_s += lacking / max(seat.pages - seat.room, pages) * output * step_s
+    stall_s = settings.stall_share * output * (step_s + running * slower_s)
+    return Owner(
+        wait_s + stall_s + health.penalty_s, seat, running, wait_s, queue_s, stall_s,
+        health.penalty_s, health.slowness, requests, query.cached_tokens(seat.id),
+    )  # fmt: skip
+
+
+def computers(seats: Sequence[Seat], view: View, query: Query, settings: PlacementSettings) -> list[Computer]:
+    """Every prefill worker among them, the cheapest first."""
+    loads = [(seat, *view.in_flight(seat.id)) for seat in seats]
+    busy = sum(1 for seat, requests, _ in loads if requests or seat.queued_tokens)
+    weight = busy_weight(busy, len(loads), settings)
+    found = []
+    for seat, requests, tokens in loads:
+        if seat.id in query.excluded:
+            continue
+        health = view.health.get(seat.id, SOUND) if view.health else SOUND
+        cached = query.cached_tokens(seat.id)
+        ahead = queued_tokens(seat, view, tokens + requests * settings.prefill_floor_tokens)
+        queue_s = ahead * seat.token_s * health.slowness
+        compute_s = prefill_s(seat, query.prompt_tokens, cached, settings) * health.slowness
+        later_s = weight * compute_s
+        cost_s = queue_s + compute_s + later_s + health.penalty_s
+        found.append(Computer(cost_s, seat, queue_s, compute_s, later_s, health.penalty_s, requests, cached))
+    found.sort(key=lambda one: (one.cost_s, one.seat.id))
+    return found
+
+
+def move_s(owner: Owner, computer: Computer, query: Query, settings: PlacementSettings) -> float:
+    """The part of the move that computing does not hide: at least that of the last chunk."""
+    size = query.page_size
+    pages = pages_for(query.prompt_tokens, size) - owner.cached // size
+    second_bytes = bandwidth_gbps(owner.seat, computer.seat, settings) * 1e9
+    whole_s = pages * owner.seat.page_bytes / second_bytes
+    chunk_s = min(pages, pages_for(settings.chunk_tokens, size)) * owner.seat.page_bytes / second_bytes
+    return max(whole_s - computer.compute_s, chunk_s)
+
+
+def bandwidth_gbps(one: Seat, other: Seat, settings: PlacementSettings) -> float:
+    """Measured by either of the pair, or assumed by where they run."""
+    measured = one.bandwidths.get(other.id) or other.bandwidths.get(one.id)
+    if measured:
+        return measured
+    if one.node and one.node == other.node:
+        return settings.node_gbps
+    if one.zone and other.zone and one.zone != other.zone:
+        return settings.far_gbps
+    return settings.zone_gbps
+
+
+def rank(query: Query) -> int:
+    """Where the order among equals begins: the same for equal prompts, on every router."""
+    return crc32(query.identities[-1]) if query.identities else 0
+
+
+def turn(seat: Seat, seed: int) -> tuple[int, str]:
+    """A worker's place in an order that differs from prompt to prompt, so that routers do not all choose
+    the first of many equals."""
+    return (crc32(seat.id.encode(), seed) if seed else 0, seat.id)
+
+
+def refusal(view: View, query: Query) -> Refusal:
+    """Why no decode worker is left."""
+    roster = view.roster
+    left = [seat for seat in roster.decodes if seat.id not in query.excluded]
+    if left:
+        return Refusal(
+            Reason.TOO_LONG,
+            f"no worker holds {query.prompt_tokens} tokens of prompt and one of output",
+            retry_after_s=0.0,
+        )
+    return Refusal(
+        Reason.NO_DECODE,
+        f"no decode worker takes the request: {len(roster.decodes)} live, all of them tried or failed,"
+        f" {roster.draining} workers draining"
+        if roster.decodes
+        else f"no decode worker takes work; {roster.draining} workers are draining",
+    )

@@ -1,0 +1,197 @@
+"""What a placement is decided from: the workers as they stand, and the request. Nothing here changes.
+
+The router makes a `Roster` when its fleet changes (a few times a second) and a `View` for each request,
+which costs nothing: it lends the mappings that its mirror keeps. Times are of the router's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from baton.router.placement.settings import PlacementSettings
+from baton.state.lease import Role, WorkerLease
+from baton.state.loads import InFlight
+
+Group = tuple[str, str]
+"""Layout fingerprint and generation: pages move only between workers that agree on both."""
+
+IDLE = InFlight()
+
+
+class Health(NamedTuple):
+    """What this router has against a worker."""
+
+    penalty_s: float = 0.0
+    """Added to its costs: it failed lately."""
+    slowness: float = 1.0
+    """How many times longer its prefills take than estimated."""
+
+
+SOUND = Health()
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One worker that takes work: its lease, in the units of the estimates."""
+
+    id: str
+    role: Role
+    group: Group
+    node: str
+    zone: str
+    page_bytes: int
+    pages: int
+    max_model_len: int
+    """0 when it does not say."""
+    bandwidths: Mapping[str, float]
+    """GB/s to or from peers, as measured."""
+    token_s: float
+    """Seconds that a prompt token takes."""
+    step_s: float
+    """Seconds that a decode step took, with `stepped` requests in it."""
+    stepped: int
+    queued_tokens: int
+    """Prompt tokens to be computed, at `seen_at`."""
+    requests: int
+    """Requests it had, at `seen_at`."""
+    room: int
+    """Pages free or evictable, at `seen_at`."""
+    seen_at: float
+    """When its load was first seen here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Every live worker, sorted for placement."""
+
+    decodes: tuple[Seat, ...] = ()
+    """Decode and unified workers that take work, by id."""
+    prefills: Mapping[Group, tuple[Seat, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """Prefill workers that take work, by id."""
+    draining: int = 0
+    """Workers that take none."""
+    leases: Mapping[str, WorkerLease] = field(default_factory=lambda: MappingProxyType({}))
+    seen: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        prefills = sum(map(len, self.prefills.values()))
+        return f"Roster({len(self.decodes)} decode, {prefills} prefill, {self.draining} draining)"
+
+    @classmethod
+    def of(
+        cls,
+        leases: Mapping[str, WorkerLease] | Iterable[WorkerLease],
+        settings: PlacementSettings,
+        now: float = 0.0,
+        before: Roster | None = None,
+    ) -> Roster:
+        """`before` is the roster of the fleet that this one follows: a worker whose lease is the very same
+        object has not been heard of since."""
+        every = leases if isinstance(leases, Mapping) else {lease.id: lease for lease in leases}
+        known = before or cls()
+        seen = {id: known.seen[id] if known.leases.get(id) is lease else now for id, lease in every.items()}
+        active = sorted((one for one in every.values() if not one.draining), key=lambda one: one.id)
+        rates = _best(((_kind(one), one.load.prefill_tokens_per_s) for one in active), max)
+        steps = _best(((_kind(one), one.load.decode_step_ms) for one in active), min)
+        decodes: list[Seat] = []
+        prefills: dict[Group, list[Seat]] = {}
+        for lease in active:
+            rate = lease.load.prefill_tokens_per_s or rates.get(_kind(lease), settings.prefill_tokens_per_s)
+            step_ms = lease.load.decode_step_ms or steps.get(_kind(lease), settings.decode_step_ms)
+            seat = _seat(lease, 1 / rate, step_ms / 1000, seen[lease.id])
+            if lease.role == "prefill":
+                prefills.setdefault(seat.group, []).append(seat)
+            else:
+                decodes.append(seat)
+        return cls(
+            tuple(decodes),
+            MappingProxyType({group: tuple(seats) for group, seats in prefills.items()}),
+            len(every) - len(active),
+            every,
+            seen,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The workers at one moment."""
+
+    roster: Roster
+    now: float = 0.0
+    mine: Mapping[str, InFlight] = field(default_factory=lambda: MappingProxyType({}))
+    """What this router has in flight: requests, and prompt tokens that are still to be computed."""
+    others: Mapping[str, InFlight] = field(default_factory=lambda: MappingProxyType({}))
+    """The same of all other routers, a moment ago."""
+    health: Mapping[str, Health] = field(default_factory=lambda: MappingProxyType({}))
+    """Of workers that are not sound."""
+
+    def in_flight(self, worker: str) -> InFlight:
+        mine, others = self.mine.get(worker), self.others.get(worker)
+        if mine is None:
+            return others or IDLE
+        if others is None:
+            return mine
+        return InFlight(mine.requests + others.requests, mine.tokens + others.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request, as far as placing it goes. Of several choices of one prompt, the prompt counts once."""
+
+    prompt_tokens: int
+    page_size: int
+    held: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Worker → how many of the prompt's leading pages it holds (`PrefixIndex.lookup`)."""
+    identities: Sequence[bytes] = ()
+    """The prompt's pages; they decide between equals alone, so that equal prompts meet."""
+    max_tokens: int | None = None
+    """What it may generate; None is as much as the model's length leaves."""
+    excluded: frozenset[str] = frozenset()
+    """Workers that it must not go to: they failed it, or refused it."""
+    number: int = 0
+    """How many this router has placed before; for policies that take turns."""
+
+    def cached_tokens(self, worker: str) -> int:
+        """Of the prompt, as far as the index knows. The last token is always computed."""
+        pages = self.held.get(worker)
+        return min(pages, (self.prompt_tokens - 1) // self.page_size) * self.page_size if pages else 0
+
+
+def _kind(lease: WorkerLease) -> tuple[Role, str]:
+    return lease.role, lease.layout_fingerprint
+
+
+def _best(
+    measured: Iterable[tuple[tuple[Role, str], float]], better: Callable[[float, float], float]
+) -> dict[tuple[Role, str], float]:
+    """The best figure of each kind of worker. One that has none yet is taken for as good, so it is tried."""
+    best: dict[tuple[Role, str], float] = {}
+    for kind, figure in measured:
+        if figure > 0:
+            best[kind] = better(best.get(kind, figure), figure)
+    return best
+
+
+def _seat(lease: WorkerLease, token_s: float, step_s: float, seen_at: float) -> Seat:
+    load = lease.load
+    return Seat(
+        id=lease.id,
+        role=lease.role,
+        group=(lease.layout_fingerprint, lease.generation),
+        node=lease.node,
+        zone=lease.zone,
+        page_bytes=lease.page_bytes,
+        pages=lease.pages,
+        max_model_len=lease.max_model_len,
+        bandwidths=lease.bandwidths,
+        token_s=token_s,
+        step_s=step_s,
+        stepped=load.running if load.decode_step_ms else 1,
+        queued_tokens=load.prefill_tokens_queued,
+        requests=load.running + load.waiting + load.prefilling,
+        room=load.pages_free + load.pages_evictable,
+        seen_at=seen_at,
+    )
