@@ -18,10 +18,10 @@ from heapq import heappush, heapreplace
 from baton.router.placement.decision import Candidate, Decision, Reason, Refusal
 from baton.router.placement.estimate import (
     Computer,
+    Moves,
     Owner,
     busy_weight,
     computers,
-    move_s,
     owners,
     prefill_s,
     rank,
@@ -61,17 +61,14 @@ class CostPolicy:
         owned = owners(view, query, settings)
         if not owned:
             return refusal(view, query)
-        owned.sort(key=lambda one: (one.cost_s, one.seat.id))
-        if owned[0].pages_s > settings.longest_wait_s and not any(
-            one.pages_s <= settings.longest_wait_s for one in owned
-        ):
-            soonest = min(one.pages_s for one in owned)
+        soonest = min(one.pages_s for one in owned)
+        if soonest > settings.longest_wait_s:
             return Refusal(Reason.NO_PAGES, "every worker's pool is full", retry_after_s=soonest)
         by_group = {
             group: computers(seats, view, query, settings) for group, seats in view.roster.prefills.items()
         }
         here = self._local(owned, query)
-        apart = self._apart(owned, by_group, query)
+        apart = self._apart(view, owned, by_group, query)
         if not here and not apart:
             return Refusal(Reason.NO_PREFILL, "no prefill worker computes for the decode workers that live")
         return self._decide(here, apart, by_group, query)
@@ -95,38 +92,32 @@ class CostPolicy:
         ]
 
     def _apart(
-        self, owned: Sequence[Owner], by_group: dict[Group, list[Computer]], query: Query
+        self, view: View, owned: Sequence[Owner], by_group: dict[Group, list[Computer]], query: Query
     ) -> list[Way]:
-        """The best pairs, one an owner, cheapest first. `owned` comes sorted by what is fixed."""
+        """The best pairs, one an owner, cheapest first."""
         keep, handoff_s = self.settings.candidates, self.settings.handoff_ms / 1000
-        least_s = min((found[0].cost_s for found in by_group.values() if found), default=0.0) + handoff_s
-        best: list[tuple[float, int, Way]] = []
-        for number, one in enumerate(owned):
-            if len(best) == keep and one.cost_s + least_s >= -best[0][0]:
-                break
+        fastest, moves = view.roster.fastest_gbps, Moves(query, self.settings)
+        bounds = []
+        for one in owned:
             found = by_group.get(one.seat.group)
-            if not found or one.seat.role != "decode":
-                continue
-            fixed_s = one.cost_s + one.queue_s + handoff_s
-            way = self._pair(one, found, fixed_s, query)
+            if found and one.seat.role == "decode":
+                fixed_s, least_s = one.cost_s + one.queue_s + handoff_s, moves.least_s(one, fastest)
+                bounds.append(
+                    (fixed_s + found[0].cost_s + least_s, one.seat.id, fixed_s, least_s, one, found)
+                )
+        bounds.sort()
+        best: list[tuple[float, int, Way]] = []
+        for number, (bound_s, _, fixed_s, least_s, one, found) in enumerate(bounds):
+            if len(best) == keep and bound_s >= -best[0][0]:
+                break
+            computer, shown_s = _partner(one, found, least_s, moves)
+            way = Way(fixed_s + computer.cost_s + shown_s, one, computer, shown_s, handoff_s)
             entry = (-way.cost_s, -number, way)
             if len(best) < keep:
                 heappush(best, entry)
             elif entry > best[0]:
                 heapreplace(best, entry)
         return [way for _, _, way in sorted(best, reverse=True)]
-
-    def _pair(self, one: Owner, found: Sequence[Computer], fixed_s: float, query: Query) -> Way:
-        """The owner's best computer: the search ends where moving nothing would not make one better."""
-        settings = self.settings
-        chosen, chosen_s, moved_s = found[0], float("inf"), 0.0
-        for computer in found:
-            if computer.cost_s >= chosen_s:
-                break
-            pages_s = move_s(one, computer, query, settings)
-            if computer.cost_s + pages_s < chosen_s:
-                chosen, chosen_s, moved_s = computer, computer.cost_s + pages_s, pages_s
-        return Way(fixed_s + chosen_s, one, chosen, moved_s, settings.handoff_ms / 1000)
 
     def _decide(
         self,
@@ -170,6 +161,20 @@ class CostPolicy:
             gain_ttft_s=gain_ttft_s,
             candidates=told,
         )
+
+
+def _partner(one: Owner, found: Sequence[Computer], least_s: float, moves: Moves) -> tuple[Computer, float]:
+    """The owner's best computer, and the move that is waited for. They come cheapest first: the search ends
+    where the fastest move would not make the next one better."""
+    chosen, shown_s = found[0], moves.shown_s(one, found[0])
+    best_s = chosen.cost_s + shown_s
+    for computer in found:
+        if computer.cost_s + least_s >= best_s:
+            break
+        move_s = moves.shown_s(one, computer)
+        if computer.cost_s + move_s < best_s:
+            chosen, shown_s, best_s = computer, move_s, computer.cost_s + move_s
+    return chosen, shown_s
 
 
 def _itself(one: Owner, compute_s: float, later_s: float) -> Computer:

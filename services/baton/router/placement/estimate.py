@@ -149,14 +149,27 @@ def computers(seats: Sequence[Seat], view: View, query: Query, settings: Placeme
     return found
 
 
-def move_s(owner: Owner, computer: Computer, query: Query, settings: PlacementSettings) -> float:
-    """The part of the move that computing does not hide: at least that of the last chunk."""
-    size = query.page_size
-    pages = pages_for(query.prompt_tokens, size) - owner.cached // size
-    second_bytes = bandwidth_gbps(owner.seat, computer.seat, settings) * 1e9
-    whole_s = pages * owner.seat.page_bytes / second_bytes
-    chunk_s = min(pages, pages_for(settings.chunk_tokens, size)) * owner.seat.page_bytes / second_bytes
-    return max(whole_s - computer.compute_s, chunk_s)
+class Moves:
+    """How long a request's pages take from one worker to another, as far as computing does not hide it: at
+    least the pages of the last chunk."""
+
+    __slots__ = ("_chunk", "_pages", "_settings", "_size")
+
+    def __init__(self, query: Query, settings: PlacementSettings) -> None:
+        self._size = query.page_size
+        self._pages = pages_for(query.prompt_tokens, query.page_size)
+        self._chunk = pages_for(settings.chunk_tokens, query.page_size)
+        self._settings = settings
+
+    def shown_s(self, owner: Owner, computer: Computer) -> float:
+        byte_s = owner.seat.page_bytes / (bandwidth_gbps(owner.seat, computer.seat, self._settings) * 1e9)
+        pages = self._pages - owner.cached // self._size
+        return max(pages * byte_s - computer.compute_s, min(pages, self._chunk) * byte_s)
+
+    def least_s(self, owner: Owner, fastest_gbps: float) -> float:
+        """No worker's pages can be there sooner."""
+        pages = self._pages - owner.cached // self._size
+        return min(pages, self._chunk) * owner.seat.page_bytes / (fastest_gbps * 1e9)
 
 
 def bandwidth_gbps(one: Seat, other: Seat, settings: PlacementSettings) -> float:

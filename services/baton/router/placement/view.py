@@ -73,6 +73,8 @@ class Roster:
     """Prefill workers that take work, by id."""
     draining: int = 0
     """Workers that take none."""
+    fastest_gbps: float = 1.0
+    """No pair of workers moves pages faster."""
     leases: Mapping[str, WorkerLease] = field(default_factory=lambda: MappingProxyType({}))
     seen: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -110,6 +112,7 @@ class Roster:
             tuple(decodes),
             MappingProxyType({group: tuple(seats) for group, seats in prefills.items()}),
             len(every) - len(active),
+            _fastest(active, settings),
             every,
             seen,
         )
@@ -173,6 +176,13 @@ def _best(
         if figure > 0:
             best[kind] = better(best.get(kind, figure), figure)
     return best
+
+
+def _fastest(leases: Sequence[WorkerLease], settings: PlacementSettings) -> float:
+    measured = (gbps for lease in leases for gbps in lease.bandwidths.values())
+    nodes = [lease.node for lease in leases if lease.node]
+    assumed = settings.node_gbps if len(set(nodes)) < len(nodes) else settings.zone_gbps
+    return max(assumed, settings.far_gbps, *measured)
 
 
 def _seat(lease: WorkerLease, token_s: float, step_s: float, seen_at: float) -> Seat:
