@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from baton.core.types import Request, SamplingParams
 from baton.engine.build import Built, build
 from baton.engine.config import EngineConfig
+from baton.engine.headroom import Headroom
 from baton.engine.loop import Engine
+from baton.engine.sequence import Sequence as Running
 from baton.engine.spec import RankSpec
 from baton.protocol.engine import Update
 from baton.tokens.identity import page_identities
+
+
+class Careless(Headroom):
+    """Admission that keeps no room for what is still to come, so that a small pool retracts over and over."""
+
+    def tokens(self, sequences: Iterable[Running]) -> int:
+        return 0
 
 
 class Inline:
