@@ -48,7 +48,7 @@ def request(i: int, prompt: list[int], sampling: SamplingParams) -> Request:
 
 
 def undisturbed(model: Path, count: int) -> list[list[Update]]:
-    with Inline(model, page_size=PAGE, pages=8000, overlap=False) as served:
+    with Inline(model, page_size=PAGE, pages=8000, overlap=False, max_queued=count) as served:
         return served.generate([prompt for prompt, _ in asked(count)], [one for _, one in asked(count)])
 
 
@@ -75,7 +75,9 @@ def disturbed(served: Inline, count: int, chance: random.Random) -> Disturbed:
             victim = chance.choice(sorted(scheduler.sequences))
             found.aborted.add(victim)
             engine.abort(victim)
-        for _ in range(chance.choice([0, 1, 3]) if len(scheduler.waiting) < 30 else 5):
+        for _ in range(chance.choice([0, 1, 3])):
+            step()
+        while len(scheduler.waiting) > 40:
             step()
         if i % 100 == 0:
             scheduler.check_integrity()
