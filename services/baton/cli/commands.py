@@ -28,9 +28,14 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "up": Command("baton.cli.up:main", "Start pods on this machine and serve a model."),
-    "bench": Command("baton.cli.bench:main", "Measure an engine: tokens per second."),
+    "up": Command("baton.cli.up:main", "Start a whole Baton on this machine and serve a model."),
+    "chat": Command("baton.cli.chat:main", "Talk to a model, through any server with OpenAI's API."),
+    "status": Command("baton.cli.status:main", "What is running, how busy it is, and what is wrong."),
+    "top": Command("baton.cli.top:main", "The same, live: queues, pages, hand-overs, cache hits."),
+    "doctor": Command("baton.cli.doctor:main", "Check this machine, and the paths between pods."),
+    "bench": Command("baton.cli.bench:main", "Measure an engine or any server, and draw it."),
     "config": Command(
         "baton.cli.config:main", "List a service's settings, or explain where each value came from."
     ),
+    "completion": Command("baton.cli.completion:main", "Let bash, zsh or fish complete all this."),
 }

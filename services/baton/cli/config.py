@@ -1,6 +1,7 @@
 """`baton config`: a service's settings, and with `--explain` where each value comes from.
 
-    baton config logs --explain --config baton.toml --level debug
+    baton config decode --explain --config baton.toml --logs.level debug
+    baton config --reference                    every service's settings, as Markdown
 
 Reads the same file, environment and flags as the service would, and starts nothing.
 """
@@ -24,16 +25,28 @@ SETTINGS: Mapping[str, str] = {
 }
 """What can be listed: name → `module:class`. Services add their settings class here."""
 
+SERVICES = ("prefill", "decode")
+"""Those that run as pods, in the order of the reference."""
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="baton config",
-        usage="baton config NAME [--explain] [--config FILE] [--SETTING VALUE ...]",
+        usage="baton config NAME [--explain] [--config FILE] [--SETTING VALUE ...] | --reference",
         description="List the settings of NAME; with --explain, their values and where those come from.",
         epilog=f"names: {', '.join(sorted(SETTINGS))}, or MODULE:CLASS",
     )
-    parser.add_argument("name", metavar="NAME")
-    name = parser.parse_args(arguments[:1]).name
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("--reference", action="store_true", help="every service's settings, as Markdown")
+    given = parser.parse_args(arguments[:1])
+    if given.reference:
+        from baton.cli.reference import reference
+
+        print(reference({name: _find(name) for name in SERVICES}), end="")
+        return 0
+    if given.name is None:
+        parser.error("whose settings? give a NAME")
+    name = given.name
     rest = list(arguments[1:])
     from_command_line(_find(name), f"baton config {name}", rest or ["--help"], os.environ)
     return 0

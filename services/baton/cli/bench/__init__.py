@@ -1,4 +1,4 @@
-"""`baton bench`: measure an engine (`offline`)."""
+"""`baton bench`: measure an engine (`offline`) or a server (`online`), and draw it (`plot`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ BENCHES: Mapping[str, Command] = {
     "online": Command(
         "baton.cli.bench.online:main", "Latencies of a server under requests that come as they come."
     ),
+    "plot": Command("baton.cli.bench.plot:main", "Draw what `online` wrote: one page, several runs."),
 }
 
 

@@ -1,6 +1,7 @@
 """`baton bench online`: latencies of any OpenAI server under an open load.
 
     baton bench online --url http://localhost:8000 --rate 8 --input-len 2048 --output-len 256
+    baton bench online --url http://peer:8000 --json peer.json --plot peer.html
 
 Requests arrive by a Poisson process, whatever the server does with those before. TTFT: first streamed
 token since the request was due; ITL: gaps between streamed events; TPOT: (end - first) / (tokens - 1);
@@ -23,6 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from baton.cli.bench.plot import page
 from baton.cli.bench.work import Range, Work
 from baton.core.errors import Failed
 
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     print(_table(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    if args.plot:
+        Path(args.plot).write_text(page({args.url: report}), encoding="utf-8")
     if report["failed"]:
         raise Failed(f"{report['failed']} requests failed: {next(s.error for s in seen if s.error)}")
     return 0
@@ -130,7 +134,7 @@ def _report(args: argparse.Namespace, seen: list[Seen]) -> dict[str, Any]:
     good = [one for one in done if one.ttft <= args.ttft_bound and one.tpot <= args.tpot_bound]
     span = max((one.last for one in done), default=0.0) or 1.0
     return {
-        "arguments": {key: value for key, value in vars(args).items() if key != "json"},
+        "arguments": {key: value for key, value in vars(args).items() if key not in ("json", "plot")},
         "completed": len(done),
         "failed": len(seen) - len(done),
         "seconds": span,
@@ -142,7 +146,8 @@ def _report(args: argparse.Namespace, seen: list[Seen]) -> dict[str, Any]:
         "itl_ms": _spread([gap for one in done for gap in one.gaps]),
         "e2e_ms": _spread([one.last - one.due for one in done]),
         "requests": [
-            {"due": one.due, "ttft": one.ttft, "tokens": one.tokens, "error": one.error} for one in seen
+            {"due": one.due, "ttft": one.ttft, "tpot": one.tpot, "tokens": one.tokens, "error": one.error}
+            for one in seen
         ],
     }
 
@@ -183,4 +188,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--ttft-bound", type=float, default=0.5, help="seconds, for goodput; default 0.5")
     add("--tpot-bound", type=float, default=0.02, help="seconds, for goodput; default 0.02")
     add("--json", metavar="FILE", help="write settings and figures here")
+    add("--plot", metavar="FILE", help="draw them here, as a page; `baton bench plot` draws several runs")
     return parser

@@ -27,7 +27,7 @@ def help_text(leaves: Iterable[Leaf], program: str, prefix: str) -> str:
         "      Show this and exit.",
     ]
     for leaf in leaves:
-        lines += ["", f"  {leaf.flag} ({_kind(leaf)}; {_default(leaf)})", *_doc(leaf, indent="      ")]
+        lines += ["", f"  {leaf.flag} ({kind_of(leaf)}; {_default(leaf)})", *_doc(leaf, indent="      ")]
     return "\n".join(lines) + "\n"
 
 
@@ -40,7 +40,7 @@ def explanation(
         lines += [
             f"{leaf.path} = {spell(leaf, values[leaf.path])}    [{origins[leaf.path]}]",
             *_doc(leaf, indent="    "),
-            f"    {_kind(leaf)}; {_default(leaf)}; {leaf.variable(prefix)}, {leaf.flag}",
+            f"    {kind_of(leaf)}; {_default(leaf)}; {leaf.variable(prefix)}, {leaf.flag}",
             "",
         ]
     return "\n".join(lines)
@@ -68,12 +68,17 @@ def _spell(value: object) -> str:
     return str(value)
 
 
-def _kind(leaf: Leaf) -> str:
+def kind_of(leaf: Leaf) -> str:
+    """Its type and unit."""
     return f"{describe(leaf.hint)}, {leaf.unit}" if leaf.unit else describe(leaf.hint)
 
 
+def spell_default(leaf: Leaf) -> str:
+    return "required" if leaf.default is REQUIRED else spell(leaf, leaf.default)
+
+
 def _default(leaf: Leaf) -> str:
-    return "required" if leaf.default is REQUIRED else f"default {spell(leaf, leaf.default)}"
+    return "required" if leaf.default is REQUIRED else f"default {spell_default(leaf)}"
 
 
 def _doc(leaf: Leaf, indent: str) -> list[str]:

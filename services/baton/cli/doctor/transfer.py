@@ -1,0 +1,135 @@
+"""A transfer between two processes of this machine, measured by the code with which pods measure theirs.
+
+Two processes make a pool and an agent each, as two pods' ranks would; one writes into the other and reads from
+it. Host memory always, GPU memory where there is a GPU. Torch and NIXL are loaded in those processes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from baton.cli.doctor.finding import Finding, fine, note, wrong
+from baton.cli.doctor.machine import gpus
+
+PATIENCE_S = 60.0
+"""For making two pools and moving some gigabytes between them; torch takes most of it."""
+
+
+def try_transfers(root: Path = Path("/")) -> Iterator[Finding]:
+    yield tried("transfer between processes", "cpu", "cpu")
+    count = len(gpus(root))
+    if count:
+        yield tried(
+            "transfer between GPUs" if count > 1 else "transfer within the GPU",
+            "cuda:0",
+            f"cuda:{count - 1 and 1}",
+        )
+
+
+def tried(what: str, mine: str, theirs: str) -> Finding:
+    """Never raises: what keeps a transfer from being made is what was to be found out."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="baton-doctor-") as folder, contextlib.ExitStack() as stack:
+        ends = []
+        for name, device in (("mine", mine), ("theirs", theirs)):
+            near, far = spawn.Pipe()
+            process = spawn.Process(
+                target=_side, args=(far, device, str(Path(folder) / f"{name}.log")), daemon=True
+            )
+            process.start()
+            far.close()
+            stack.callback(_end, process)
+            ends.append(stack.enter_context(near))
+        try:
+            infos = [_heard(end) for end in ends]
+            ends[0].send(infos[1])
+            return _judged(what, _heard(ends[0]))
+        except (EOFError, OSError, TimeoutError, RuntimeError) as error:
+            why = str(error) or type(error).__name__
+            return wrong(what, f"cannot be made: {why}", "pods would have no hand-over; check NIXL and UCX")
+
+
+def _judged(what: str, verdict: Any) -> Finding:
+    from baton.transfer.path import judge
+
+    found = judge(*verdict)
+    message = found.message.partition(": ")[2]
+    if not found.ok:
+        text = f"SLOW PATH ({found.expected.transport} was expected): {message.partition(';')[0]}"
+        return wrong(what, text, found.expected.advice)
+    over = ", ".join(sorted(set(found.transports.values())))
+    if "tcp" in over and found.expected.transport != "tcp":
+        return wrong(
+            what, f"goes over TCP instead of {found.expected.transport}: {message}", found.expected.advice
+        )
+    if found.expected.transport == "tcp":
+        return note(what, f"nothing faster than TCP is to be expected here: {message}")
+    return fine(what, f"{found.expected.transport}: {message}")
+
+
+def _heard(end: Connection) -> Any:
+    if not end.poll(PATIENCE_S):
+        raise TimeoutError(f"no answer within {PATIENCE_S:.0f} s")
+    told = end.recv()
+    if isinstance(told, str):
+        raise RuntimeError(told)
+    return told
+
+
+def _end(process: Any) -> None:
+    process.terminate()
+    process.join(5)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _side(end: Connection, device: str, log: str) -> None:
+    """One of the two processes. Says how it is reached, measures whom it is told of, stays until ended."""
+    from baton.transfer.path import transport_log
+
+    os.environ.update(transport_log(log))
+    try:
+        _serve(end, device, Path(log))
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            end.send(f"{type(error).__name__}: {error}")
+
+
+def _serve(end: Connection, device: str, log: Path) -> None:
+    from baton.transfer import Agent, PoolLayout, allocate
+    from baton.transfer.path import measure, transports
+
+    # A page of Qwen3-8B: 2.36 MB, for which the expected rates hold.
+    layout = PoolLayout(
+        pages=2, layers=36, page_size=16, head_dim=128, dtype="bfloat16", kv_heads=8, total_kv_heads=8,
+        model="doctor",
+    )  # fmt: skip
+    memory = allocate(layout.bytes, device)
+    if memory.tensor.device.type == "cpu":
+        memory.tensor.zero_()
+    agent = Agent(layout, memory.region)
+    end.send(agent.info())
+    theirs = end.recv()  # the other side waits here until it is ended
+    agent.add_peer(theirs)
+    steps = measure(agent, theirs.incarnation)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            measured = done.value
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError("the transfer does not end")
+    used = transports(log.read_text()) if log.exists() else {}
+    end.send((agent.place, theirs.place, measured, used))
+    end.recv()
