@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Command] = {
     "top": Command("baton.cli.top:main", "The same, live: queues, pages, hand-overs, cache hits."),
     "doctor": Command("baton.cli.doctor:main", "Check this machine, and the paths between pods."),
     "bench": Command("baton.cli.bench:main", "Measure an engine or any server, and draw it."),
+    "smoke": Command("baton.cli.smoke:main", "Check that a fleet serves, hands over, and answers alike."),
     "config": Command(
         "baton.cli.config:main", "List a service's settings, or explain where each value came from."
     ),

@@ -1,0 +1,187 @@
+"""`baton smoke`: whether a fleet really serves, hands over, and says the same as a pod that does it all itself.
+
+    baton smoke --router http://localhost:8000 --decode http://baton-decode:8000 --tokenizer DIR
+
+What `helm test` runs, in a router's image. One completion goes through the router, with a prompt that no
+cache holds; the decode pods' figures must show a hand-over for it. Then every decode pod is asked to
+compute the same prompt by itself, and must say the same. Measures nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from baton.core.errors import BatonError, DeadlineExceeded, WorkerDied
+from baton.openai import ServedModel, read_completion
+from baton.protocol import placed
+
+PROMPT = (
+    "A relay team runs with one baton. The first runner carries it as fast as the road allows, and the second "
+    "takes it over without either of them slowing down. Ticket {ticket}. What does the second runner hold?"
+)
+OUTPUT = 24
+METRICS_PORT = 9000
+HANDED = re.compile(r"^baton_handoff_seconds_count(?:\{.*\})? (\S+)$", re.MULTILINE)
+PATHS = re.compile(r'^baton_peer_bandwidth_bytes_per_second\{(.*direction="write".*)\} (\S+)$', re.MULTILINE)
+FAST = 5e9
+"""Bytes a second that TCP does not reach and every faster path does."""
+
+
+class Failed(BatonError):
+    """What was promised is not so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """One run's connections and what it asks about."""
+
+    http: httpx.Client
+    router: str
+    decode: str
+    deadline: float
+
+    def answer(self, prompt: str, model: str, salt: str) -> tuple[str, dict[str, Any]]:
+        """What the router's fleet says: the text, and all of it."""
+        body = asking(prompt, salt) | {"model": model}
+        reply = self.http.post(f"{self.router}/v1/completions", json=body)
+        if reply.status_code != 200:
+            raise Failed(f"the router answered {reply.status_code}: {reply.text[:500]}")
+        told = reply.json()
+        return told["choices"][0]["text"], told
+
+    def alone(self, pod: str, prompt: str, tokenizer: str) -> str:
+        """What one decode pod says that may ask nobody."""
+        lease = self.http.get(f"{pod}/lease").raise_for_status().json()
+        model = ServedModel.load(
+            tokenizer,
+            names=(lease["model"],),
+            max_length=lease["max_model_len"],
+            vocabulary=lease["vocabulary"],
+        )
+        salt = secrets.token_hex(8)
+        asked = read_completion(json.dumps(asking(prompt, salt)).encode(), model, id=salt, created=0).seeded()
+        message = placed.Placed(
+            id=salt,
+            shape=asked.shape,
+            requests=asked.requests(lease["page_size"], lease["model_fingerprint"]),
+            texts=(prompt,),
+            prefill=(),
+        )
+        headers = {"content-type": placed.CONTENT_TYPE, "x-request-id": salt}
+        reply = self.http.post(f"{pod}{placed.PATH}", content=placed.encode(message), headers=headers)
+        if reply.status_code != 200:
+            raise Failed(f"{pod} answered {reply.status_code}: {reply.text[:500]}")
+        text: str = reply.json()["choices"][0]["text"]
+        return text
+
+    def pods(self) -> list[str]:
+        """Every decode pod behind the Service's name."""
+        at = urlsplit(self.decode)
+        assert at.hostname is not None
+        found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
+        return sorted(f"http://{address[4][0]}:{address[4][1]}" for address in found)
+
+    def figures(self, pods: Sequence[str]) -> str:
+        """All their metrics, as text."""
+        return "\n".join(self.http.get(f"{_metrics(pod)}/metrics").raise_for_status().text for pod in pods)
+
+    def await_ready(self) -> list[str]:
+        """Until the router takes requests and a decode pod has an address."""
+        while True:
+            try:
+                if self.http.get(f"{self.router}/v1/models").status_code == 200 and (pods := self.pods()):
+                    return pods
+            except (httpx.HTTPError, OSError):
+                pass
+            if time.monotonic() > self.deadline:
+                raise DeadlineExceeded(f"{self.router} does not serve yet")
+            time.sleep(0.5)
+
+
+def main(arguments: Sequence[str]) -> int:
+    args = _parser().parse_args(arguments)
+    headers = {}
+    if file := os.environ.get("BATON_KEY_FILE"):
+        headers["authorization"] = f"Bearer {_first_key(file)}"
+    with httpx.Client(timeout=args.seconds, headers=headers) as http:
+        asker = Asker(http, args.router.rstrip("/"), args.decode, time.monotonic() + args.seconds)
+        try:
+            check(asker, args)
+        except httpx.HTTPError as error:
+            raise WorkerDied(f"no answer: {error!r}") from error
+    return 0
+
+
+def check(asker: Asker, args: argparse.Namespace) -> None:
+    pods = asker.await_ready()
+    prompt = PROMPT.format(ticket=secrets.token_hex(8))
+    model = args.model or asker.http.get(f"{asker.router}/v1/models").json()["data"][0]["id"]
+    before = _handed(asker.figures(pods))
+    text, _ = asker.answer(prompt, model, secrets.token_hex(8))
+    _say(f"completion through {asker.router}: {text!r}")
+    handed = _handed(asker.figures(pods)) - before
+    if args.handover:
+        if handed < 1:
+            raise Failed("no decode pod had the prompt handed over: are prefill pods ready?")
+        _say(f"handed over from a prefill pod ({handed:.0f})")
+    for pod in pods:
+        alone = asker.alone(pod, prompt, args.tokenizer)
+        if alone != text:
+            raise Failed(f"{pod} by itself says {alone!r}")
+        _say(f"{pod} says the same by itself")
+    for labels, rate in PATHS.findall(asker.figures(pods)):
+        _say(f"path {labels}: {float(rate) / 1e9:.1f} GB/s")
+        if args.fast_path and float(rate) < FAST:
+            raise Failed("the path between two pods is slow: TCP, where NVLink or RDMA was promised")
+
+
+def asking(prompt: str, salt: str) -> dict[str, Any]:
+    return {"prompt": prompt, "max_tokens": OUTPUT, "temperature": 0, "ignore_eos": True, "cache_salt": salt}
+
+
+def _metrics(pod: str) -> str:
+    at = urlsplit(pod)
+    return f"http://{at.hostname}:{METRICS_PORT}"
+
+
+def _handed(figures: str) -> float:
+    return sum(map(float, HANDED.findall(figures)))
+
+
+def _first_key(file: str) -> str:
+    with open(file, encoding="utf-8") as lines:
+        for line in lines:
+            if key := line.split("#")[0].strip():
+                return key.split()[0]
+    raise Failed(f"{file} holds no key")
+
+
+def _say(what: str) -> None:
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("baton smoke", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--router", required=True, help="where clients ask: http://host:port")
+    add("--decode", required=True, help="a name behind which all decode pods are: http://host:port")
+    add("--tokenizer", required=True, help="directory or hub id of the model's tokenizer")
+    add("--model", default="", help="the model's name; default: the first that is served")
+    add("--seconds", type=float, default=120.0, help="how long all of it may take; default 120")
+    add("--no-handover", dest="handover", action="store_false", help="there are no prefill pods")
+    add("--fast-path", action="store_true", help="fail when pages travel by TCP")
+    return parser
