@@ -64,7 +64,7 @@ class Pace:
         return self._decode_step_s * 1e3
 
     def __repr__(self) -> str:
-        return f"<Pace {self.prefill_tokens_per_s:.0f} prompt tokens/s, {self.decode_step_ms:.2f} ms a decode>"
+        return f"<Pace {self.prefill_tokens_per_s:.0f} prompt tokens/s, {self.decode_step_ms:.2f} ms a step>"
 
 
 def weighted_median(values: Iterable[tuple[float, int]]) -> float:

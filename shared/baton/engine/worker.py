@@ -169,7 +169,7 @@ class Worker:
             self._send(message)
 
     def watch_pages(self, take: Callable[[wire.Pages], None]) -> None:
-        """From now on `take` hears what the prefix cache holds, beginning with all of it, on the event loop."""
+        """From now on `take` hears what the prefix cache holds, all of it first, on the event loop."""
         self._pages = take
         self.tell(wire.Watch())
 

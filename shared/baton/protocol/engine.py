@@ -339,7 +339,9 @@ class Introduced(Message, frozen=True, tag=True):
     info: bytes
 
 
-FromFront = Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Watch | Stop
+FromFront = (
+    Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Watch | Stop
+)  # fmt: skip
 FromRank = Introduced | Sent | Arrived | Met | Lost
 ToEngine = FromFront | FromRank
 """What rank 0 takes in."""
