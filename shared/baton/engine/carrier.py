@@ -26,6 +26,7 @@ from baton.transfer import (
     PeerDropped,
     PeerInfo,
     PoolLayout,
+    Pull,
     Push,
     Quieted,
     RankPair,
@@ -53,9 +54,11 @@ class Partner:
 
 @dataclass(slots=True)
 class Share:
-    """One chunk's orders of this rank that have not ended."""
+    """One chunk's orders, or one fetch's, of this rank that have not ended."""
 
     left: int
+    read: bool = False
+    """Of a fetch, not of a push."""
     ok: bool = True
     bytes: int = 0
     seconds: float = 0.0
@@ -92,6 +95,8 @@ class Carrier:
                 self._part(worker)
             case wire.Send():
                 self._send(command)
+            case wire.Read():
+                self._read(command)
             case wire.Expect(attempt=attempt, worker=worker, timeout_s=timeout_s):
                 self._expect(attempt, worker, timeout_s)
             case wire.Forget(attempt=attempt):
@@ -156,6 +161,23 @@ class Carrier:
                 )
             )  # fmt: skip
 
+    def _read(self, order: wire.Read) -> None:
+        partner = self._partners.get(order.worker)
+        pairs = partner.sources if partner else ()
+        if partner is None or not pairs:
+            self._tell(wire.Taken(self._rank, order.fetch, ok=partner is not None))
+            return
+        with self._lock:
+            self._shares[order.fetch, 0] = Share(len(pairs), read=True)
+        for pair in pairs:
+            self._mover.move(
+                Pull(
+                    attempt=order.fetch, chunk=0, last=True, span=pair.span,
+                    peer=partner.infos[pair.source].incarnation, local_pages=order.pages,
+                    remote_pages=order.theirs, timeout_s=order.timeout_s,
+                )
+            )  # fmt: skip
+
     def _written(self) -> Callable[[], bool] | None:
         """True once every step launched before now has ended on the device."""
         if self._agent.region.segment == "DRAM":
@@ -203,7 +225,9 @@ class Carrier:
                 share.bytes += moved.bytes
                 share.seconds = max(share.seconds, moved.seconds)
         if moved.outcome is not Outcome.DONE:
-            log.warning("push %s/%d: %s %s", moved.attempt, moved.chunk, moved.outcome.value, moved.reason)
+            log.warning(
+                "transfer %s/%d: %s %s", moved.attempt, moved.chunk, moved.outcome.value, moved.reason
+            )
         self._down((moved.attempt, moved.chunk))
 
     def _down(self, key: tuple[str, int]) -> None:
@@ -215,6 +239,9 @@ class Carrier:
             if share.left:
                 return
             del self._shares[key]
+        if share.read:
+            self._tell(wire.Taken(self._rank, key[0], share.ok))
+            return
         self._tell(wire.Sent(self._rank, *key, ok=share.ok, bytes=share.bytes, seconds=share.seconds))
 
     def close(self) -> None:

@@ -107,8 +107,8 @@ class Exchange:
                 self.paths.append(path)
             case wire.Lost(worker=worker, reason=reason):
                 self.lost.append(f"{worker} {reason}")
-            case wire.Introduced():
-                raise AssertionError("ranks introduce themselves before the engine runs")
+            case wire.Introduced() | wire.Taken():
+                raise AssertionError(f"{type(report).__name__} is not about hand-overs")
 
     def ended(self, attempts: Iterable[str]) -> None:
         """These legs are over."""

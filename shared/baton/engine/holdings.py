@@ -16,6 +16,8 @@ class Holdings:
         self.allocator = allocator
         self.cache = cache
         self.page_size = page_size
+        self.aside = 0
+        """Pages that transfers fill and no sequence owns."""
 
     @property
     def available(self) -> int:
@@ -55,6 +57,17 @@ class Holdings:
             self.allocator.give(self.cache.evict(short))
         return self.allocator.free >= count
 
+    def set_aside(self, count: int) -> list[int]:
+        """Take pages that no sequence owns; room must have been made."""
+        self.aside += count
+        return self.allocator.take(count)
+
+    def take_in(self, pages: list[int], kept: list[int]) -> None:
+        """Pages that were set aside have their owner: the cache those `kept`, the allocator the others."""
+        self.aside -= len(pages)
+        cached = set(kept)
+        self.allocator.give([page for page in pages if page not in cached])
+
     def store(self, sequence: Sequence) -> None:
         """Offer the sequence's newly completed pages to the cache.
 
@@ -91,7 +104,7 @@ class Holdings:
         self.cache.check_integrity()
         owned = [p for s in holders for p, own in zip(s.pages, s.owned, strict=True) if own]
         assert len(owned) == len(set(owned)), "a page is owned by two sequences"
-        total = self.allocator.free + self.allocator.fenced + self.cache.pages + len(owned)
+        total = self.allocator.free + self.allocator.fenced + self.cache.pages + len(owned) + self.aside
         assert total == self.allocator.total - 1, f"{self.allocator.total - 1 - total} pages lost: {self}"
 
     def __repr__(self) -> str:

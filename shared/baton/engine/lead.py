@@ -15,6 +15,8 @@ from baton.engine.build import Built
 from baton.engine.carrier import Carrier
 from baton.engine.exchange import Exchange
 from baton.engine.feed import PageFeed
+from baton.engine.fetches import Fetches
+from baton.engine.loans import Loans
 from baton.engine.loop import Engine, Happened
 from baton.engine.profile import Profile
 from baton.engine.steps import to_step
@@ -47,6 +49,11 @@ class Lead:
         )  # fmt: skip
         self.exchange = Exchange(self.engine, 1 + len(followers), self._command)
         self.feed = PageFeed(built.scheduler.holdings.cache, outbox)
+        holdings = built.scheduler.holdings
+        self.fetches = Fetches(holdings, 1 + len(followers), self._command)
+        self.loans = Loans(holdings)
+        self._wanting: list[wire.Wanting] = []
+        self._lent: list[wire.Lent] = []
         self._told = self.engine.load()
         self.profile = Profile(built.config.profile, built.config.profile_from)
 
@@ -75,14 +82,16 @@ class Lead:
         landed, exchange.landed = exchange.landed, []
         paths, exchange.paths = exchange.paths, []
         lost, exchange.lost = exchange.lost, []
+        wanting, self._wanting = self._wanting, []
+        lent, self._lent = self._lent, []
+        fetched, self.fetches.done = self.fetches.done, []
         load = self.engine.load()
-        news = happened.updates or reserved or ended or landed or paths or lost
+        news = happened.updates or reserved or ended or landed or paths or lost or wanting or lent or fetched
         if news or _moved(load, self._told):
             # Also without news: pages come free a step after their sequence's last token was told.
             self._told = load
-            self.outbox.send(
-                wire.encode(wire.News(happened.updates, load, reserved, ended, landed, paths, lost))
-            )
+            told = (happened.updates, load, reserved, ended, landed, paths, lost, wanting, fetched, lent)
+            self.outbox.send(wire.encode(wire.News(*told)))
 
     # ---- to the ranks ----
 
@@ -132,6 +141,18 @@ class Lead:
                 self.engine.intake.local(id)
             case wire.Over(attempt=attempt):
                 self.exchange.over(attempt)
+            case wire.Fetch():
+                wanting = self.fetches.want(message, self.engine.scheduler.spare_pages)
+                if wanting is not None:
+                    self._wanting.append(wanting)
+            case wire.Pull(fetch=fetch, pages=pages):
+                self.fetches.pull(fetch, pages)
+            case wire.Lend(loan=loan, identities=identities, first=first):
+                self._lent.append(wire.Lent(loan, self.loans.lend(loan, identities, first)))
+            case wire.Unlend(loan=loan):
+                self.loans.end(loan)
+            case wire.Taken(fetch=fetch, ok=ok):
+                self.fetches.read(fetch, ok)
             case wire.Meet() | wire.Part():
                 self._command(message)
             case wire.Watch():

@@ -11,6 +11,7 @@ lengths, which it knows ahead, and learns the tokens one step late. Rules that f
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,8 +214,7 @@ class Scheduler:
         holdings = self.holdings
         holdings.adopt(sequence)
         need = holdings.pages_for(tokens) - len(sequence.pages)
-        active = [*self.running, *self.prefilling]
-        spare = holdings.pages_for(self.headroom.tokens([*active, sequence])) if active else 0
+        spare = self._spare([sequence])
         if need + spare > holdings.available or not holdings.make_room(need):
             holdings.release(sequence)
             return False
@@ -225,6 +225,16 @@ class Scheduler:
             for page in self._uncached(sequence):
                 self.computing[page] = sequence
         return True
+
+    def _spare(self, joining: Listing[Sequence] = ()) -> int:
+        """Pages that sequences in the engine, with those joining, are likely to need before any ends."""
+        active = [*self.running, *self.prefilling]
+        return self.holdings.pages_for(self.headroom.tokens([*active, *joining])) if active else 0
+
+    @property
+    def spare_pages(self) -> int:
+        """Pages that must stay to be had for what runs already."""
+        return self._spare()
 
     def _uncached(self, sequence: Sequence) -> list[bytes]:
         size = self.holdings.page_size

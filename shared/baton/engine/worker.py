@@ -36,7 +36,7 @@ Progress = Callable[[str, float], None]
 
 
 class Listener(Protocol):
-    """Takes what concerns hand-overs, on the event loop; must not block."""
+    """Takes what concerns other workers, on the event loop; must not block."""
 
     def reserved(self, reservation: wire.Reservation) -> None: ...
 
@@ -47,6 +47,16 @@ class Listener(Protocol):
     def met(self, path: wire.Path) -> None: ...
 
     def lost(self, worker: str, reason: str) -> None: ...
+
+
+class Reader(Protocol):
+    """Takes what concerns prefixes read out of other workers and lent to them; as `Listener`."""
+
+    def wanting(self, one: wire.Wanting) -> None: ...
+
+    def fetched(self, one: wire.Fetched) -> None: ...
+
+    def lent(self, one: wire.Lent) -> None: ...
 
 
 STOP_SECONDS = 10.0
@@ -74,6 +84,7 @@ class Worker:
         self._logs = logs
         self.listener: Listener | None = None
         self._pages: Callable[[wire.Pages], None] = lambda pages: None
+        self.reader: Reader | None = None
         self._sinks: dict[str, Sink] = {}
         self._processes: list[asyncio.subprocess.Process] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,6 +222,7 @@ class Worker:
                 self._inform(message)
             case wire.Pages():
                 self._pages(message)
+                self._inform_reader(message)
             case wire.Loading(stage=stage, done=done):
                 if self._progress is not None:
                     self._progress(stage, done)
@@ -241,6 +253,17 @@ class Worker:
             listener.met(path)
         for lost in news.lost:
             listener.lost(*lost.split(" ", 1))
+
+    def _inform_reader(self, news: wire.News) -> None:
+        reader = self.reader
+        if reader is None:
+            return
+        for wanting in news.wanting:
+            reader.wanting(wanting)
+        for fetched in news.fetched:
+            reader.fetched(fetched)
+        for lent in news.lent:
+            reader.lent(lent)
 
     async def _watch(self, rank: int) -> None:
         status = await self._processes[rank].wait()

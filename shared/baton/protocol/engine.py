@@ -4,6 +4,7 @@
           ──Ask, Began, Retry, Local, Over──►          ◄──Sent, Arrived, Met, Lost──
           ──RunLeg, AbortLeg, Meet, Part────►
           ──Watch───────────────────────────►
+          ──Fetch, Pull, Lend, Unlend───────►          ──Read──►  ◄──Taken──
     front ◄──Ready, News, Pages, Fault───────  rank 0
 
 An unknown tag or version is a ProtocolMismatch, never skipped. Everything here is a plain value.
@@ -183,6 +184,41 @@ class Watch(Message, frozen=True, tag=True):
     """Tell what the prefix cache holds, and from then on every change of it."""
 
 
+class Fetch(Message, frozen=True, tag=True):
+    """Make ready to read a cached prefix out of another worker's pool."""
+
+    fetch: str
+    worker: str
+    identities: tuple[bytes, ...]
+    least: int
+    """Missing pages below which it is not worth it."""
+    timeout_s: float
+    """How long the reading may take."""
+
+
+class Pull(Message, frozen=True, tag=True):
+    """A fetch's pages are lent: read them. Without pages the fetch ends."""
+
+    fetch: str
+    pages: tuple[int, ...]
+    """In the other worker's pool."""
+
+
+class Lend(Message, frozen=True, tag=True):
+    """Keep what is cached of this prefix for another worker to read."""
+
+    loan: str
+    identities: tuple[bytes, ...]
+    first: int
+    """Pages of the prefix that the reader has."""
+
+
+class Unlend(Message, frozen=True, tag=True):
+    """The reader has what it wanted, or wants it no more."""
+
+    loan: str
+
+
 class Stop(Message, frozen=True, tag=True):
     """End the process; what is unfinished is dropped."""
 
@@ -217,6 +253,31 @@ class LegEnd(msgspec.Struct, frozen=True):
     complete: bool
 
 
+class Wanting(msgspec.Struct, frozen=True):
+    """Pages wait for a prefix: ask its owner to lend them."""
+
+    fetch: str
+    first: int
+    """Pages of the prefix that are here already."""
+    pages: int
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A fetch is over: nothing is read for it any more."""
+
+    fetch: str
+    pages: int
+    """That came into the cache."""
+
+
+class Lent(msgspec.Struct, frozen=True):
+    """Pages are kept for a reader until it gives them back."""
+
+    loan: str
+    pages: tuple[int, ...]
+    """Perhaps fewer than it wants, perhaps none: then there is nothing to give back."""
+
+
 class Path(msgspec.Struct, frozen=True):
     """What the way to another worker's rank turned out to be."""
 
@@ -239,6 +300,9 @@ class News(Message, frozen=True, tag=True):
     paths: list[Path] = []
     lost: list[str] = []
     """Workers whose connection broke, with a reason after a space."""
+    wanting: list[Wanting] = []
+    fetched: list[Fetched] = []
+    lent: list[Lent] = []
 
 
 class Pages(Message, frozen=True, tag=True):
@@ -292,6 +356,16 @@ class Send(Message, frozen=True, tag=True):
     timeout_s: float
 
 
+class Read(Message, frozen=True, tag=True):
+    """Read a fetch's pages, each rank its heads."""
+
+    fetch: str
+    worker: str
+    pages: tuple[int, ...]
+    theirs: tuple[int, ...]
+    timeout_s: float
+
+
 class Expect(Message, frozen=True, tag=True):
     """Chunks of this attempt will come from that worker's ranks."""
 
@@ -313,6 +387,14 @@ class Sent(Message, frozen=True, tag=True):
     ok: bool
     bytes: int
     seconds: float
+
+
+class Taken(Message, frozen=True, tag=True):
+    """One rank's reading for a fetch has ended: all is here, or nothing can land any more."""
+
+    rank: int
+    fetch: str
+    ok: bool
 
 
 class Arrived(Message, frozen=True, tag=True):
@@ -340,12 +422,13 @@ class Introduced(Message, frozen=True, tag=True):
 
 
 FromFront = (
-    Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part | Watch | Stop
+    Submit | Abort | Ask | Began | Retry | Local | Over | RunLeg | AbortLeg | Meet | Part
+    | Fetch | Pull | Lend | Unlend | Watch | Stop
 )  # fmt: skip
-FromRank = Introduced | Sent | Arrived | Met | Lost
+FromRank = Introduced | Sent | Arrived | Taken | Met | Lost
 ToEngine = FromFront | FromRank
 """What rank 0 takes in."""
-ToRank = Step | Send | Expect | Forget | AbortLeg | Meet | Part
+ToRank = Step | Send | Read | Expect | Forget | AbortLeg | Meet | Part
 """What a following rank is told."""
 ToFront = Ready | Loading | News | Pages | Fault
 

@@ -1,8 +1,11 @@
 """The wire between pods: a decode pod asks a prefill pod to compute a prompt into its pages.
 
     decode ──Hello, Leg, AbortLeg, Ping──► prefill
-           ◄──Hello, First, Ended, Refused, Pong──
+           ◄──Hello, First, Ended, Refused, Ping──
+    reader ──Borrow, Returned──► owner
+           ◄──Lent──
 
+A connection carries both: who asks for legs may be asked for cached pages over it, and the other way.
 Typed, tagged, versioned. Both say `Hello` first: another version, model, dtype or page size is a
 ProtocolMismatch that both ends log. Durations, never clock times, cross hosts.
 """
@@ -69,6 +72,31 @@ class Ended(Message, frozen=True, tag=True):
     reason: str = ""
 
 
+class Borrow(Message, frozen=True, tag=True):
+    """Keep what you have cached of this prefix, and say where: I read it out of your pool."""
+
+    loan: str
+    identities: tuple[bytes, ...]
+    first: int
+    """Pages of the prefix that I have."""
+    timeout_s: float
+    """I read nothing later than this after now."""
+
+
+class Lent(Message, frozen=True, tag=True):
+    """Pages of a prefix, from the first one wanted on, that stay what they are until they are returned.
+    None: it is not here (any more), and nothing need be returned."""
+
+    loan: str
+    pages: tuple[int, ...]
+
+
+class Returned(Message, frozen=True, tag=True):
+    """I read nothing of this loan any more."""
+
+    loan: str
+
+
 class Refused(Message, frozen=True, tag=True):
     """This peer cannot be served at all."""
 
@@ -81,7 +109,7 @@ class Ping(Message, frozen=True, tag=True):
     waiting: int = 0
 
 
-PodMessage = Hello | Leg | AbortLeg | First | Ended | Refused | Ping
+PodMessage = Hello | Leg | AbortLeg | First | Ended | Borrow | Lent | Returned | Refused | Ping
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[PodMessage] = msgspec.msgpack.Decoder(PodMessage)

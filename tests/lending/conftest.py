@@ -1,0 +1,5 @@
+"""Fixtures of the lending tests."""
+
+from tests.checkpoints import checkpoint
+
+__all__ = ["checkpoint"]
