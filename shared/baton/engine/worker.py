@@ -220,9 +220,9 @@ class Worker:
                             del self._sinks[update.id]
                         sink(update)
                 self._inform(message)
+                self._inform_reader(message)
             case wire.Pages():
                 self._pages(message)
-                self._inform_reader(message)
             case wire.Loading(stage=stage, done=done):
                 if self._progress is not None:
                     self._progress(stage, done)
