@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "shared" / "baton"
 
-TORCH_FREE = ["core", "http", "openai", "protocol", "state", "telemetry", "tokens", "router", "cli"]
+TORCH_FREE = [
+    "core",
+    "http",
+    "membership",
+    "openai",
+    "protocol",
+    "state",
+    "telemetry",
+    "tokens",
+    "router",
+    "cli",
+]
 """Packages whose every module must import without torch, engine libraries and NIXL."""
 TORCH_FREE_MODULES = ["baton.cache.base", "baton.cache.radix", "baton.cache.naive", "baton.testing.clock"]
 HEAVY = ["cuda", "flashinfer", "nixl", "torch", "transformers", "triton"]

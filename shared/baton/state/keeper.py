@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from baton.core.errors import InvalidField, StateUnreachable
-from baton.state.lease import BEATEN, Beat, Facts, WorkerLease, encode
+from baton.state.lease import BEATEN, Beat, Facts, WorkerLease, WorkerLoad, encode
 from baton.state.link import Command, Link
 from baton.state.rounds import Rounds
 
@@ -60,15 +60,18 @@ class LeaseKeeper:
         lease: WorkerLease,
         *,
         events: Callable[[], int] = lambda: 0,
+        load: Callable[[], WorkerLoad] | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         expiry_s: float = EXPIRY_S,
     ) -> None:
-        """`events` is the sequence number of the last batch written (`EventWriter.sequence`)."""
+        """`events` is the sequence number of the last batch written (`EventWriter.sequence`); `load` is asked
+        at each beat, and without it the lease's own load counts."""
         assert 0 < heartbeat_s < expiry_s
         self._link = link
         self._clock = link.clock
         self._lease = lease
         self._events = events
+        self._load = load
         self._heartbeat_s = heartbeat_s
         self._expiry_s = expiry_s
         self._facts_version = 1
@@ -186,7 +189,7 @@ class LeaseKeeper:
             facts=self._facts_version,
             expiry_ms=round(self._expiry_s * 1000),
             draining=lease.draining,
-            load=lease.load,
+            load=lease.load if self._load is None else self._load(),
             events=self._events(),
             withdrawn=self._withdrawn,
         )

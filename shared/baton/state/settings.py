@@ -15,8 +15,8 @@ PREFIX = re.compile(r"[A-Za-z0-9_.:-]+")
 class StateSettings:
     """How a process reaches what the cluster knows."""
 
-    url: str = secret("redis://127.0.0.1:6379/0")
-    """redis://[user:password@]host:port/db, rediss:// for TLS, unix://path;
+    url: str = secret("")
+    """Empty: without Redis. Else redis://[user:password@]host:port/db, rediss:// for TLS, unix://path;
     redis+sentinel://host:port,host:port/service[/db]; redis+cluster://host:port. It may hold a password.
     Redis 6.2 or newer."""
     password: str = secret("")
