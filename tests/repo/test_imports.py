@@ -20,6 +20,7 @@ TORCH_FREE = [
     "membership",
     "openai",
     "protocol",
+    "service",
     "state",
     "telemetry",
     "tokens",

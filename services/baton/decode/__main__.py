@@ -1,15 +1,13 @@
 """Where a pod starts: `python -m baton.decode --engine.model DIR --role unified`.
 
 The one place that makes its parts and knows their order:
-settings → listen → load → ready → serve → drain → stop. Exit status: 0 after a stop that was asked for,
-2 for a mistake in what was set, 1 when the pod could not go on.
+settings → listen → load → join → ready → serve → drain → leave → stop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,51 +15,36 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
-import uvloop
-
 from baton.core.clock import SystemClock
-from baton.core.errors import BatonError, Draining, Misconfigured, WorkerDied
+from baton.core.errors import Draining, WorkerDied
+from baton.core.ids import incarnation_id
 from baton.core.lifecycle import first_of, stop_asked
-from baton.core.settings import from_command_line
 from baton.decode.app import App
-from baton.decode.front import ROLES
+from baton.decode.front import ROLES, engine_of
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
 from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
 from baton.http import HttpServer
+from baton.membership import Membership, lease_of
 from baton.openai import ServedModel
-from baton.telemetry import Metrics, logging_to
+from baton.service import run_service
+from baton.state import Link
+from baton.telemetry import Metrics
 
 log = logging.getLogger("baton.decode")
 
-PROGRAM = "python -m baton.decode"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if arguments is None else arguments
-    try:
-        settings = from_command_line(DecodeSettings, PROGRAM, words, os.environ).settings
-    except Misconfigured as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
-        return 2
-    with logging_to(settings=settings.logs, service="decode"):
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(run(settings))
-        except Misconfigured as error:
-            log.error("cannot start: %s", error)
-            return 2
-        except BatonError as error:
-            log.error("stopped: %s", error)
-            return 1
-    return 0
+    return run_service("decode", DecodeSettings, run, arguments)
 
 
 async def run(settings: DecodeSettings) -> None:
     """One pod's life. Returns after a stop that was asked for; raises what else ended it."""
     stop, hurry = stop_asked()
-    pod = Pod(partial(ROLES[settings.role], settings), settings.limits.max_requests)
+    incarnation = incarnation_id()
+    make_front = partial(ROLES[settings.role], settings, incarnation)
+    pod = Pod(make_front, settings.limits.max_requests)
     metrics = Metrics()
     meters = Meters(metrics, pod.front, settings.model_names[0])
     if isinstance(pod.front, Receiver):
@@ -78,10 +61,12 @@ async def run(settings: DecodeSettings) -> None:
         await first_of(_load(settings, pod), stop.wait())
         if stop.is_set():
             return
+        await _join(settings, pod, incarnation, http.port, metrics, stack)
         log.info("ready", extra=pod.about())
 
         await first_of(stop.wait(), pod.front.failed.wait(), http.ended.wait())
         if stop.is_set():
+            pod.begin_drain()
             log.info("draining", extra={"requests": pod.requests})
             await first_of(pod.drain(settings.limits.drain_s), hurry.wait())
             pod.end_all(Draining("the worker had to stop before this request was done"))
@@ -90,6 +75,28 @@ async def run(settings: DecodeSettings) -> None:
         if http.ended.is_set():
             raise WorkerDied("the HTTP server ended by itself")
     log.info("stopped")
+
+
+async def _join(
+    settings: DecodeSettings, pod: Pod, incarnation: str, port: int, metrics: Metrics, stack: AsyncExitStack
+) -> None:
+    """Become a member of the cluster, and look for the others; left again with the stack."""
+    facts = pod.front.facts
+    assert facts is not None  # it has started
+    lease = lease_of(
+        facts, settings.pod, incarnation=incarnation, role=settings.role, model=settings.model_names[0],
+        port=port,
+    )  # fmt: skip
+    link = None
+    if settings.state.url:
+        link = await stack.enter_async_context(Link(settings.state, name=f"baton-{lease.id}"))
+    member = Membership(engine_of(pod.front), lease, link)
+    member.measure(metrics)
+    if isinstance(pod.front, Receiver):
+        pod.front.measured(member)
+        if link is not None:
+            await stack.enter_async_context(pod.front.discovery(member))
+    pod.member = await stack.enter_async_context(member)
 
 
 async def _load(settings: DecodeSettings, pod: Pod) -> None:

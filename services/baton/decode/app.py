@@ -31,6 +31,7 @@ from baton.decode.work import Work, of_asked, of_placed
 from baton.http import Doors, Exchange, Post, application
 from baton.http.body import header
 from baton.http.reply import Header
+from baton.membership import lease_endpoint
 from baton.openai import (
     Asked,
     ServedModel,
@@ -106,6 +107,7 @@ class App:
             Route("/readyz", self._readyz),
             Route("/health", self._readyz),
             Route("/version", self._version),
+            Route("/lease", lease_endpoint(lambda: self.pod.lease)),
         ]
 
     # ---- generating ----

@@ -14,6 +14,7 @@ from baton.core.errors import BatonError
 from baton.core.types import Request
 from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
+from baton.engine.spec import RankLogs
 from baton.engine.worker import Progress, Sink, Worker
 from baton.protocol.engine import EngineFacts, Load
 
@@ -62,12 +63,24 @@ class Front(Protocol):
         ...
 
 
-def _unified(settings: DecodeSettings, progress: Progress) -> Front:
-    return Worker(settings.engine, progress)
+def _unified(settings: DecodeSettings, incarnation: str, progress: Progress) -> Front:
+    return Worker(settings.engine, progress, RankLogs("decode", settings.logs))
 
 
-def _decode(settings: DecodeSettings, progress: Progress) -> Front:
-    return Receiver(settings, progress)
+def _decode(settings: DecodeSettings, incarnation: str, progress: Progress) -> Front:
+    return Receiver(settings, incarnation, progress)
 
 
-ROLES: Mapping[str, Callable[[DecodeSettings, Progress], Front]] = {"unified": _unified, "decode": _decode}
+ROLES: Mapping[str, Callable[[DecodeSettings, str, Progress], Front]] = {
+    "unified": _unified,
+    "decode": _decode,
+}
+"""Each is told what this run of the worker is called."""
+
+
+def engine_of(front: Front) -> Worker:
+    """The worker behind a front."""
+    if isinstance(front, Receiver):
+        return front.worker
+    assert isinstance(front, Worker)
+    return front

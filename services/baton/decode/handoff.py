@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
+from baton.decode.choice import choose
 from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
@@ -23,6 +25,9 @@ from baton.protocol import engine as wire
 from baton.protocol import pods
 
 log = logging.getLogger("baton.decode")
+
+Measured = Callable[[str, wire.Path], None]
+"""Takes a pod's id, empty where it is not known, and what a path to it gave."""
 
 FENCE_S = 6.0
 """A write posted in time has landed or failed for good this long after its deadline (the mover's bound)."""
@@ -37,9 +42,13 @@ class Try:
     request: Request
     attempt: str
     peer: Peer
-    number: int
+    worker: str
+    """The peer's incarnation that is asked."""
     deadline: float
     """By the loop's clock; for the writer nothing may be posted later."""
+    prefer: tuple[str, ...]
+    tried: tuple[Peer, ...]
+    """Peers that were asked before."""
     asked_at: float = 0.0
     """When the peer was asked; 0 before."""
     pages: int = 0
@@ -54,6 +63,10 @@ class Timeline:
 
     began: float
     marks: list[tuple[str, float]] = field(default_factory=list)
+    prefill: str = ""
+    """The pod that computed the prompt; empty for this one."""
+    handed: int = 0
+    """Bytes that were written into this pod."""
 
     def mark(self, what: str) -> None:
         self.marks.append((what, time.monotonic() - self.began))
@@ -70,6 +83,9 @@ class Handoffs:
         self.meters: HandoffMeters | None = None
         self.failures: dict[str, int] = {}
         """Attempts that failed, by reason."""
+        self._observer: Measured = lambda pod, path: None
+        self._paths: dict[str, list[tuple[str, wire.Path]]] = {}
+        """Worker → pod and path, as measured."""
         self._tries: dict[str, Try] = {}
         """By attempt, until its end is known."""
         self._current: dict[str, Try] = {}
@@ -79,21 +95,45 @@ class Handoffs:
         for peer in self.peers:
             peer.owner = self
 
+    # ---- peers that come and go ----
+
+    def add(self, peer: Peer) -> None:
+        """Before it is entered."""
+        peer.owner = self
+        self.peers.append(peer)
+
+    def remove(self, peer: Peer) -> None:
+        """After it was left."""
+        self.peers.remove(peer)
+        peer.owner = None
+
+    def observe(self, measured: Measured) -> None:
+        """Tell of each path to another pod that was measured, and of those to come."""
+        self._observer = measured
+        for paths in self._paths.values():
+            for pod, path in paths:
+                measured(pod, path)
+
+    def uses(self, peer: Peer) -> bool:
+        """Whether an attempt with it is under way."""
+        return any(one.peer is peer and not one.given_up for one in self._tries.values())
+
     # ---- what the pod's front calls ----
 
     def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
-        """Serve a request; as `baton.decode.front.Front.submit`."""
+        """Serve a request; as `Worker.submit`. `prefer`: ids of pods to ask for its prompt, best first; empty
+        to compute it here; None to let this pod choose."""
         self.timelines[request.id] = Timeline(time.monotonic())
         watched = self._watched(request.id, sink)
-        local = prefer is not None and not prefer
-        peer = None if local else self._choose(())
+        here = prefer is not None and not prefer
+        peer = None if here else self._choose(prefer or ())
         if peer is None:
-            if local or self.settings.allow_local:
+            if here or self.settings.allow_local:
                 self.worker.submit(request, watched)
             else:
                 watched(_unavailable(request.id))
             return
-        one = self._try(request, peer, 1)
+        one = self._try(request, peer, tuple(prefer or ()), ())
         ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.settings.local_below)
         self.worker.open_with(ask, watched)
 
@@ -136,19 +176,13 @@ class Handoffs:
 
     # ---- attempts ----
 
-    def _choose(self, tried: tuple[Peer, ...]) -> Peer | None:
-        """The ready peer with the fewest attempts open, one not tried before if there is any."""
-        ready = [peer for peer in self.peers if peer.ready]
-        fresh = [peer for peer in ready if peer not in tried] or ready
-        loads = {id(peer): 0 for peer in fresh}
-        for one in self._tries.values():
-            if id(one.peer) in loads:
-                loads[id(one.peer)] += 1
-        return min(fresh, key=lambda peer: loads[id(peer)] + peer.waiting, default=None)
+    def _choose(self, prefer: Sequence[str], tried: Sequence[Peer] = ()) -> Peer | None:
+        busy = Counter(id(one.peer) for one in self._tries.values())
+        return choose(self.peers, busy, prefer, tried)
 
-    def _try(self, request: Request, peer: Peer, number: int) -> Try:
+    def _try(self, request: Request, peer: Peer, prefer: tuple[str, ...], tried: tuple[Peer, ...]) -> Try:
         deadline = time.monotonic() + self.settings.timeout_s
-        one = Try(request, attempt_id(), peer, number, deadline)
+        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried)
         self._tries[one.attempt] = self._current[request.id] = one
         return one
 
@@ -159,7 +193,7 @@ class Handoffs:
             self._tries.pop(reservation.attempt, None)
             return
         self._mark(one, "reserved")
-        if not one.peer.ready:
+        if one.peer.worker != one.worker or not one.peer.takes_work:
             self._failed(one, "peer_lost", over=True)
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
@@ -177,7 +211,7 @@ class Handoffs:
         """Tell a writer to stop. Its pages stay fenced until it says so, or cannot write any more."""
         if not one.asked_at:
             return
-        if one.peer.ready:
+        if one.peer.worker == one.worker:
             one.peer.send(pods.AbortLeg(one.attempt))
         self._lift_later(one)
 
@@ -203,9 +237,10 @@ class Handoffs:
             return
         one.given_up = True
         self._mark(one, f"failed: {reason}")
-        peer = self._choose((one.peer,)) if one.number < self.settings.tries else None
+        tried = (*one.tried, one.peer)
+        peer = self._choose(one.prefer, tried) if len(tried) < self.settings.tries else None
         if peer is not None:
-            again = self._try(one.request, peer, one.number + 1)
+            again = self._try(one.request, peer, one.prefer, tried)
             self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
         else:
             del self._current[one.request.id]
@@ -221,29 +256,43 @@ class Handoffs:
                 # The pages may have landed before this came; the engine knows which attempts it awaits.
                 self.worker.tell(wire.Began(attempt, token, logprob, scores))
             case pods.Ended(attempt=attempt, complete=True):
-                one = self._tries.get(attempt)
+                one = self._of(peer, attempt)
                 if one is not None and not one.landed:
                     asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
             case pods.Ended(attempt=attempt, reason=reason):
-                one = self._tries.get(attempt)
+                one = self._of(peer, attempt)
                 if one is not None:
                     log.info("attempt %s ended early: %s", attempt, reason)
                     self._failed(one, "ended", over=True)
             case _:
                 pass
 
+    def _of(self, peer: Peer, attempt: str) -> Try | None:
+        """The attempt, if this peer was asked for it."""
+        one = self._tries.get(attempt)
+        return one if one is not None and one.peer is peer else None
+
     def _unseen(self, one: Try) -> None:
         if self._tries.get(one.attempt) is one and not one.landed:
             log.error("attempt %s is complete at its writer and was never seen to land", one.attempt)
             self._failed(one, "unseen", over=True)
 
-    def joined(self, peer: Peer, hello: pods.Hello) -> None:
+    def joined(self, peer: Peer, hello: pods.Hello) -> bool:
+        if any(other.worker == hello.worker for other in self.peers if other is not peer):
+            log.debug("%s leads to a worker that is known by another address", peer.address)
+            return False
+        log.info("prefill worker joined", extra={"pod": hello.pod, "worker": hello.worker})
         self.worker.tell(wire.Meet(hello.worker, hello.ranks))
+        return True
 
     def gone(self, peer: Peer, worker: str, reason: str) -> None:
-        """A peer fell silent, or came back as another incarnation."""
+        """A peer fell silent, left, or came back as another incarnation."""
+        log.info("prefill worker gone", extra={"pod": peer.pod, "worker": worker, "reason": reason})
         self.worker.tell(wire.Part(worker))
-        for one in [t for t in self._tries.values() if t.peer is peer and t.asked_at and not t.landed]:
+        self._paths.pop(worker, None)
+        if self.meters is not None:
+            self.meters.parted(worker)
+        for one in [t for t in self._tries.values() if t.worker == worker and t.asked_at and not t.landed]:
             self._failed(one, "peer_lost", over=False)
 
     # ---- what the worker says ----
@@ -253,17 +302,26 @@ class Handoffs:
         if one is not None:
             one.landed = True
             self._mark(one, "landed")
-            if self.meters is not None and self.worker.facts is not None:
+            assert self.worker.facts is not None  # it has started
+            bytes = one.pages * self.worker.facts.page_bytes
+            if self.meters is not None:
                 self.meters.seconds.observe(time.monotonic() - one.asked_at)
-                self.meters.bytes.inc(one.pages * self.worker.facts.page_bytes)
+                self.meters.bytes.inc(bytes)
             if self._current.get(one.request.id) is one:
                 del self._current[one.request.id]
+                if (timeline := self.timelines.get(one.request.id)) is not None:
+                    timeline.prefill, timeline.handed = one.peer.pod, bytes
 
     def ended(self, end: wire.LegEnd) -> None: ...
 
     def met(self, path: wire.Path) -> None:
-        if self.meters is not None:
-            self.meters.met(path)
+        peer = next((peer for peer in self.peers if peer.worker == path.worker), None)
+        if peer is not None:
+            peer.met = True
+            self._paths.setdefault(path.worker, []).append((peer.pod, path))
+            self._observer(peer.pod, path)
+            if self.meters is not None:
+                self.meters.met(peer.pod, path)
         level = logging.INFO if path.ok else logging.ERROR
         log.log(level, "path to prefill worker %s, rank %d: %s", path.worker, path.rank, path.message)
 

@@ -30,7 +30,18 @@ class HandoffMeters:
             ("peer", "transport", "direction"),
         )
 
-    def met(self, path: Path) -> None:
-        peer = f"{path.worker}/{path.rank}"
-        self._bandwidth.labels(peer, path.transport, "write").set(path.write_gb_s * 1e9)
-        self._bandwidth.labels(peer, path.transport, "read").set(path.read_gb_s * 1e9)
+        self._shown: dict[str, set[tuple[str, str, str]]] = {}
+        """Worker → labels under which its paths are shown."""
+
+    def met(self, pod: str, path: Path) -> None:
+        """`pod`: how the other pod is called; empty where that is not known."""
+        peer = f"{pod or path.worker}/{path.rank}"
+        for direction, gb_s in (("write", path.write_gb_s), ("read", path.read_gb_s)):
+            labels = (peer, path.transport, direction)
+            self._bandwidth.labels(*labels).set(gb_s * 1e9)
+            self._shown.setdefault(path.worker, set()).add(labels)
+
+    def parted(self, worker: str) -> None:
+        """That worker's paths are no more."""
+        for labels in self._shown.pop(worker, ()):
+            self._bandwidth.remove(*labels)

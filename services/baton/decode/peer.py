@@ -1,15 +1,16 @@
 """One prefill worker, as a decode pod sees it: a connection that is kept, and whether it is alive.
 
 It says hello until it is answered, pings, and notices silence and new incarnations. Contact is made
-when the peer is configured, not with the first request. What it hears it passes to its owner.
+when the peer is configured or its lease appears, not with the first request. What it hears it passes to
+its owner.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
+from collections import deque
 from typing import Any, Protocol
 
 import zmq
@@ -21,9 +22,15 @@ from baton.protocol.secret import secure
 
 log = logging.getLogger("baton.decode")
 
+RETIRED_KEPT = 16
+FIRST_PAUSE_S = 0.05
+"""Between the first hello, which leaves only if the connection is there already, and the next."""
+
 
 class Owner(Protocol):
-    def joined(self, peer: Peer, hello: pods.Hello) -> None: ...
+    def joined(self, peer: Peer, hello: pods.Hello) -> bool:
+        """Whether it may be used: no other peer leads to the same worker."""
+        ...
 
     def heard(self, peer: Peer, message: pods.PodMessage) -> None: ...
 
@@ -31,15 +38,27 @@ class Owner(Protocol):
 
 
 class Peer:
-    def __init__(self, address: str, hello: pods.Hello, secret: str = "") -> None:
-        """`address`: of the prefill worker's desk, as ZMQ writes it."""
+    def __init__(self, address: str, hello: pods.Hello, secret: str = "", pod: str = "") -> None:
+        """`address`: of the prefill worker's desk, as ZMQ writes it. `pod`: its pod's id, where a lease said
+        it; else the worker says it."""
         self.address = address
+        self.pod = pod
         self.hello = hello
         self.owner: Owner | None = None
         self.worker = ""
         """The incarnation that answered; empty while there is none."""
         self.waiting = 0
         """Requests queued there, as it last said."""
+        self.draining = False
+        """It says that it takes no new legs."""
+        self.leaving = False
+        """The same, as its lease has it; also when there is no lease any more."""
+        self.met = False
+        """The path to it has been measured."""
+        self._last = ""
+        """The last incarnation that answered."""
+        self._retired: deque[str] = deque(maxlen=RETIRED_KEPT)
+        """Incarnations that were replaced: they are not believed any more."""
         self._secret = secret
         self._heard_at = 0.0
         self._context: zmq.asyncio.Context | None = None
@@ -48,7 +67,12 @@ class Peer:
 
     @property
     def ready(self) -> bool:
+        """It has answered, and is heard of."""
         return bool(self.worker)
+
+    @property
+    def takes_work(self) -> bool:
+        return self.ready and not self.draining and not self.leaving
 
     async def __aenter__(self) -> Peer:
         self._context = zmq.asyncio.Context()
@@ -56,6 +80,8 @@ class Peer:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        # What was meant for a worker that is gone must not wait for the next one at its address.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
         secure(socket, self._secret, server=False)
         socket.connect(self.address)
         self._socket = socket
@@ -63,23 +89,37 @@ class Peer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self.drop("it is no peer any more")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._context is not None:
             self._context.destroy(linger=0)
+            self._socket = None
 
     def send(self, message: pods.Message) -> None:
-        """Queue a message; one to a peer that is gone is noticed by its silence."""
+        """Queue a message; one that cannot go, or to a peer that is gone, is noticed by its silence."""
         assert self._socket is not None, "the peer was not entered"
-        with contextlib.suppress(zmq.Again):
-            self._socket.send(pods.encode(message), zmq.NOBLOCK)
+        sent: Any = self._socket.send(pods.encode(message), zmq.NOBLOCK)
+        if sent.done():
+            sent.exception()  # seen: or asyncio would complain of it
 
     def drop(self, reason: str) -> None:
         """Take the peer for lost until it answers another hello."""
         worker, self.worker = self.worker, ""
+        self.met = self.draining = False
         if worker and self.owner is not None:
             self.owner.gone(self, worker, reason)
+
+    def expect(self, incarnation: str) -> None:
+        """This one runs now, as its lease says: an earlier one is lost, whether it fell silent or not."""
+        if self._last and incarnation > self._last:  # the names of a pod's incarnations sort by age
+            self._retire()
+
+    def _retire(self) -> None:
+        if self._last not in self._retired:
+            self._retired.append(self._last)
+        self.drop("it was restarted")
 
     async def _listen(self) -> None:
         assert self._socket is not None
@@ -98,29 +138,32 @@ class Peer:
             case pods.Refused(reason=reason):
                 log.warning("%s refuses: %s", self.address, reason)
                 self.drop(reason)
-            case pods.Ping(waiting=waiting):
-                self.waiting = waiting
+            case pods.Ping(waiting=waiting, draining=draining):
+                self.waiting, self.draining = waiting, draining
             case _ if self.owner is not None:
                 self.owner.heard(self, message)
 
     def _meet(self, hello: pods.Hello) -> None:
-        if hello.worker == self.worker:
+        if hello.worker == self.worker or hello.worker in self._retired:
             return
         reason = pods.unfit(self.hello, hello)
         if reason:
             log.error("%s cannot be used: %s", self.address, reason)
             return
-        self.drop("it was restarted")
-        self.worker = hello.worker
-        if self.owner is not None:
-            self.owner.joined(self, hello)
+        if self._last and self._last != hello.worker:
+            self._retire()
+        self.pod = hello.pod or self.pod
+        if self.owner is None or self.owner.joined(self, hello):
+            self.worker = self._last = hello.worker
 
     async def _keep_in_touch(self) -> None:
+        pause_s = FIRST_PAUSE_S
         while True:
             if self.ready and time.monotonic() - self._heard_at > pods.SILENCE_S:
                 self.drop("it fell silent")
             self.send(pods.Ping() if self.ready else self.hello)
-            await asyncio.sleep(pods.HEARTBEAT_S / 2)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, pods.HEARTBEAT_S / 2)
 
     def __repr__(self) -> str:
-        return f"<Peer {self.address} {self.worker or 'not ready'}, {self.waiting} waiting>"
+        return f"<Peer {self.pod or self.address} {self.worker or 'not ready'}, {self.waiting} waiting>"

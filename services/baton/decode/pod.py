@@ -15,7 +15,9 @@ from typing import Protocol
 from baton.core.errors import BatonError, Draining, QueueFull, Starting
 from baton.decode.front import Front
 from baton.engine.worker import Progress
+from baton.membership import Membership
 from baton.openai import ServedModel
+from baton.state import WorkerLease
 
 log = logging.getLogger("baton.decode")
 
@@ -33,6 +35,8 @@ class Pod:
         """`make_front` is given what to call while it starts."""
         self.front = make_front(self._progress)
         self.served: ServedModel | None = None
+        """None until ready."""
+        self.member: Membership | None = None
         """None until ready."""
         self.stage = "starting"
         """Where the start has got to, in words."""
@@ -60,6 +64,17 @@ class Pod:
         if self.served is None:
             raise Starting(f"the worker is not ready: {self.stage}")
         return self.served
+
+    @property
+    def lease(self) -> WorkerLease | None:
+        """What the cluster is told of it; None until ready."""
+        return self.member.lease if self.member is not None else None
+
+    def begin_drain(self) -> None:
+        """Take no new work from now on, and let the cluster know."""
+        self.draining = True
+        if self.member is not None:
+            self.member.drain()
 
     def about(self) -> dict[str, object]:
         """What its engine turned out to be, for the log."""
@@ -98,9 +113,10 @@ class Pod:
 
     async def drain(self, seconds: float) -> bool:
         """Take no new work and wait for what is open. False when the time was not enough."""
-        self.draining = True
+        self.begin_drain()
         try:
-            await asyncio.wait_for(self._empty.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
         except TimeoutError:
             return False
         return True

@@ -7,24 +7,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from baton.core.errors import BatonError
-from baton.core.ids import incarnation_id
 from baton.core.types import Request
+from baton.decode.discovery import Discovery
 from baton.decode.handoff import Handoffs
 from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.settings import DecodeSettings
+from baton.engine.spec import RankLogs
 from baton.engine.worker import Progress, Sink, Worker
+from baton.membership import Membership, introduction
 from baton.protocol import pods
 from baton.protocol.engine import EngineFacts, Load
 from baton.telemetry import Metrics
 
 
 class Receiver:
-    def __init__(self, settings: DecodeSettings, progress: Progress) -> None:
+    def __init__(self, settings: DecodeSettings, incarnation: str, progress: Progress) -> None:
         self.settings = settings.handoff
-        self.worker = Worker(replace(settings.engine, handover=True), progress)
+        self.worker = Worker(
+            replace(settings.engine, handover=True), progress, RankLogs("decode", settings.logs)
+        )
         self.peers: list[Peer] = []
+        """Those that the settings name."""
         self.handoffs: Handoffs | None = None
+        self._pod = settings.pod.name
+        self._incarnation = incarnation
+        self._hello: pods.Hello | None = None
         self._meters: HandoffMeters | None = None
 
     def measure(self, metrics: Metrics) -> None:
@@ -56,12 +64,22 @@ class Receiver:
     async def start(self) -> None:
         """Start the engine, then make contact with every prefill pod; those that are late are met later."""
         await self.worker.start()
-        hello = introduction(self.worker, "decode")
+        hello = self._hello = introduction(self.worker, "decode", self._incarnation, self._pod)
         self.peers = [Peer(address, hello, self.settings.secret) for address in self.settings.prefill]
         self.handoffs = Handoffs(self.worker, self.peers, self.settings)
         self.handoffs.meters = self._meters
         for peer in self.peers:
             await peer.__aenter__()
+
+    def measured(self, member: Membership) -> None:
+        """Let the cluster know what each path to a prefill pod gives; called once, after the start."""
+        assert self.handoffs is not None, "not started"
+        self.handoffs.observe(member.measured)
+
+    def discovery(self, member: Membership) -> Discovery:
+        """To be entered after the start, where there is a Redis: finds prefill pods by their leases."""
+        assert self.handoffs is not None and self._hello is not None, "not started"
+        return Discovery(member, self.handoffs, self._hello, self.settings.secret)
 
     async def close(self) -> None:
         for peer in self.peers:
@@ -78,10 +96,3 @@ class Receiver:
 
     def __repr__(self) -> str:
         return f"<Receiver {self.worker!r} {self.handoffs!r}>"
-
-
-def introduction(worker: Worker, role: str) -> pods.Hello:
-    """How a started worker introduces itself to other pods."""
-    facts = worker.facts
-    assert facts is not None, "the worker has not started"
-    return pods.Hello(pods.VERSION, incarnation_id(), role, facts.fingerprint, facts.page_size, facts.ranks)

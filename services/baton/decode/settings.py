@@ -9,6 +9,8 @@ from baton.core.errors import InvalidSetting
 from baton.core.settings import secret
 from baton.engine.config import EngineConfig
 from baton.http.settings import HttpSettings
+from baton.membership import PodSettings
+from baton.state import StateSettings
 from baton.telemetry import LogSettings
 
 
@@ -37,7 +39,7 @@ class HandoffSettings:
     """How prompts are handed over by prefill pods."""
 
     prefill: tuple[str, ...] = ()
-    """Where prefill pods listen for legs: tcp://host:port of each."""
+    """Where prefill pods listen for legs: tcp://host:port of each. With a Redis others are found besides."""
     secret: str = secret("")
     """Shared by all pods: whoever does not know it is not answered. Empty asks nobody for it."""
     local_below: int = 64
@@ -78,6 +80,8 @@ class DecodeSettings:
     """The engine and its model."""
     http: HttpSettings = field(default_factory=HttpSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    pod: PodSettings = field(default_factory=PodSettings)
+    state: StateSettings = field(default_factory=StateSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
     @property

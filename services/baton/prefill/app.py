@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from baton.engine.worker import Worker
 from baton.http import application
+from baton.membership import Membership, lease_endpoint
 from baton.prefill.legs import LegDesk
 from baton.telemetry import CONTENT_TYPE, Metrics
 
@@ -22,6 +23,8 @@ class App:
     worker: Worker
     metrics: Metrics
     desk: LegDesk | None = None
+    """None until ready."""
+    member: Membership | None = None
     """None until ready."""
     stage: str = "starting"
     routes: list[Route] = field(default_factory=list)
@@ -43,6 +46,7 @@ class App:
             [
                 Route("/livez", self._livez),
                 Route("/readyz", self._readyz),
+                Route("/lease", lease_endpoint(lambda: self.member.lease if self.member else None)),
                 Route("/metrics", self._metrics),
             ]
         )
@@ -55,7 +59,7 @@ class App:
         told: dict[str, Any] = {"role": "prefill", "model": self.worker.config.model}
         if self.worker.failure is not None:
             return _json({**told, "ready": False, "message": str(self.worker.failure)}, 503)
-        if self.desk is None:
+        if self.desk is None or self.member is None:
             return _json({**told, "ready": False, "message": f"starting: {self.stage}"}, 503)
         if self.desk.draining:
             return _json({**told, "ready": False, "message": "draining"}, 503)

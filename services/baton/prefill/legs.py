@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import zmq
@@ -32,6 +33,8 @@ class Visitor:
     worker: str
     identity: bytes
     """Its connection's name; another after it reconnected."""
+    pod: str
+    """What its pod is called, where it said so."""
     heard_at: float
     legs: set[str] = field(default_factory=set)
     """Attempts whose end has not been said."""
@@ -43,6 +46,8 @@ class LegDesk:
         self.worker = worker
         self.hello = hello
         self.draining = False
+        self.measured: Callable[[str, wire.Path], None] = lambda pod, path: None
+        """Is told of each path to a visitor's pod."""
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
@@ -59,6 +64,9 @@ class LegDesk:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        """Visitors are told, so that nobody waits for silence; what they asked for is ended by the worker."""
+        for visitor in self._visitors.values():
+            self._send(visitor.identity, pods.Refused("this worker has left"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -72,6 +80,11 @@ class LegDesk:
     @property
     def visitors(self) -> tuple[str, ...]:
         return tuple(self._visitors)
+
+    def drain(self) -> None:
+        """Take no new legs, and tell the visitors."""
+        self.draining = True
+        self._ping()
 
     # ---- what visitors say ----
 
@@ -110,7 +123,9 @@ class LegDesk:
             return
         visitor = self._visitors.get(hello.worker)
         if visitor is None:
-            visitor = self._visitors[hello.worker] = Visitor(hello.worker, identity, time.monotonic())
+            visitor = self._visitors[hello.worker] = Visitor(
+                hello.worker, identity, hello.pod, time.monotonic()
+            )
             self.worker.tell(wire.Meet(hello.worker, hello.ranks))
             log.info("decode worker %s is here", hello.worker)
         self._known.pop(visitor.identity, None)
@@ -158,6 +173,9 @@ class LegDesk:
 
     def met(self, path: wire.Path) -> None:
         level = logging.INFO if path.ok else logging.ERROR
+        visitor = self._visitors.get(path.worker)
+        if visitor is not None and visitor.pod:
+            self.measured(visitor.pod, path)
         log.log(level, "path to decode worker %s, rank %d: %s", path.worker, path.rank, path.message)
 
     def lost(self, worker: str, reason: str) -> None:
@@ -172,15 +190,18 @@ class LegDesk:
     async def _keep_in_touch(self) -> None:
         while True:
             await asyncio.sleep(pods.HEARTBEAT_S / 2)
-            waiting = self.worker.load.waiting if self.worker.load else 0
             for visitor in list(self._visitors.values()):
                 if time.monotonic() - visitor.heard_at > pods.SILENCE_S:
                     log.warning(
                         "decode worker %s fell silent; ending its %d legs", visitor.worker, len(visitor.legs)
                     )
                     self._dismiss(visitor)
-                else:
-                    self._send(visitor.identity, pods.Ping(waiting))
+            self._ping()
+
+    def _ping(self) -> None:
+        waiting = self.worker.load.waiting if self.worker.load else 0
+        for visitor in self._visitors.values():
+            self._send(visitor.identity, pods.Ping(waiting, self.draining))
 
     def _dismiss(self, visitor: Visitor) -> None:
         """End everything of a visitor; it is welcome again when it says hello."""

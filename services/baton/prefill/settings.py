@@ -8,6 +8,8 @@ from baton.core.errors import InvalidSetting
 from baton.core.settings import secret
 from baton.engine.config import EngineConfig
 from baton.http import HttpSettings
+from baton.membership import PodSettings
+from baton.state import StateSettings
 from baton.telemetry import LogSettings
 
 
@@ -25,6 +27,8 @@ class PrefillSettings:
     """The engine and its model."""
     http: HttpSettings = field(default_factory=lambda: HttpSettings(port=8001))
     """Probes and metrics."""
+    pod: PodSettings = field(default_factory=PodSettings)
+    state: StateSettings = field(default_factory=StateSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ Prefill and decode pods build their lease here and keep a `Membership` open whil
 between an engine's front and `baton.state`; it knows no requests. Torch-free.
 """
 
+from baton.membership.hello import introduction
 from baton.membership.lease import fits, lease_of
 from baton.membership.member import Membership
 from baton.membership.pages import HeldPages
@@ -11,4 +12,13 @@ from baton.membership.paths import Bandwidths
 from baton.membership.settings import PodSettings
 from baton.membership.shown import lease_endpoint
 
-__all__ = ["Bandwidths", "HeldPages", "Membership", "PodSettings", "fits", "lease_endpoint", "lease_of"]
+__all__ = [
+    "Bandwidths",
+    "HeldPages",
+    "Membership",
+    "PodSettings",
+    "fits",
+    "introduction",
+    "lease_endpoint",
+    "lease_of",
+]

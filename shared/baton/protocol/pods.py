@@ -38,6 +38,8 @@ class Hello(Message, frozen=True, tag=True):
     page_size: int
     ranks: tuple[bytes, ...]
     """How the sender's ranks are reached by the transport."""
+    pod: str = ""
+    """What the sender's pod is called, run after run."""
 
 
 class Leg(Message, frozen=True, tag=True):
@@ -104,9 +106,10 @@ class Refused(Message, frozen=True, tag=True):
 
 
 class Ping(Message, frozen=True, tag=True):
-    """I am here; says how much is queued."""
+    """I am here; says how much is queued, and whether more is welcome."""
 
     waiting: int = 0
+    draining: bool = False
 
 
 PodMessage = Hello | Leg | AbortLeg | First | Ended | Borrow | Lent | Returned | Refused | Ping
