@@ -22,6 +22,7 @@ from baton.router.placement.estimate import (
     Owner,
     busy_weight,
     computers,
+    gap_s,
     owners,
     prefill_s,
     rank,
@@ -83,7 +84,8 @@ class CostPolicy:
             if not settings.local and one.seat.role == "decode":
                 continue
             compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
-            weighed_s = compute_s * (1 + weight + settings.stall_share * one.running)
+            stall_s = gap_s(compute_s, settings) * settings.stall_share * one.running
+            weighed_s = compute_s * (1 + weight) + stall_s
             found.append((one.cost_s + one.queue_s + weighed_s, one, compute_s))
         found.sort(key=lambda way: (way[0], way[1].seat.id))
         return [

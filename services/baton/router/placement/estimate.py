@@ -74,6 +74,11 @@ def busy_weight(busy: int, seats: int, settings: PlacementSettings) -> float:
     return settings.busy_share * share / (1 - share)
 
 
+def gap_s(seconds: float, settings: PlacementSettings) -> float:
+    """What a gap in a stream counts: a few milliseconds go unnoticed, half a second does not."""
+    return seconds * (1 + seconds * 1000 / settings.gap_ms)
+
+
 def expected_tokens(query: Query, settings: PlacementSettings) -> int:
     """Output, most likely."""
     allowed = settings.output_tokens if query.max_tokens is None else query.max_tokens

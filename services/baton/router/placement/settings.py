@@ -25,6 +25,8 @@ class PlacementSettings:
     """Prefill pods named to the decode pod, the best first: it asks the next when one fails."""
     stall_share: float = 0.03
     """What a second by which a running stream is held up counts, in seconds of waiting for a first token."""
+    gap_ms: float = 50.0
+    """A gap of this length in the running streams counts twice its seconds, and longer ones ever more."""
     busy_share: float = 0.5
     """How much of the delay that computing means for later requests counts; 0 looks at this request alone."""
     equal_s: float = 0.001

@@ -1,0 +1,99 @@
+"""Routers in virtual time: each places with the real policy on its own, by then old, view."""
+
+from __future__ import annotations
+
+from loadtest.simulator.decode import DecodePod
+from loadtest.simulator.fleet import Fleet
+from loadtest.simulator.traces import PAGE
+from loadtest.simulator.work import Work
+
+from baton.router.placement import Policy, Query, Refusal, View
+from baton.state.loads import InFlight
+
+SHARE_S = 0.2
+"""How often routers tell each other what they have in flight, as in `LoadBoard`."""
+
+
+class Loads:
+    """What one router has in flight, and what it last heard of the others."""
+
+    def __init__(self) -> None:
+        self.mine: dict[str, InFlight] = {}
+        self.others: dict[str, InFlight] = {}
+        self.told: dict[str, InFlight] = {}
+
+    def add(self, worker: str, requests: int, tokens: int) -> None:
+        before = self.mine.get(worker, InFlight())
+        after = InFlight(before.requests + requests, before.tokens + tokens)
+        if any(after):
+            self.mine[worker] = after
+        else:
+            self.mine.pop(worker, None)
+
+
+class Routers:
+    def __init__(self, fleet: Fleet, policy: Policy, count: int) -> None:
+        self.fleet = fleet
+        self.policy = policy
+        self.events = fleet.events
+        self.loads = [Loads() for _ in range(count)]
+        self.placed = [0] * count
+        self.placements = 0
+        for number in range(count):
+            self.events.after(SHARE_S * number / count, lambda number=number: self._share(number))
+
+    def _share(self, number: int) -> None:
+        own = self.loads[number]
+        own.told = dict(own.mine)
+        total: dict[str, InFlight] = {}
+        for other in self.loads:
+            if other is not own:
+                for worker, (requests, tokens) in other.told.items():
+                    before = total.get(worker, InFlight())
+                    total[worker] = InFlight(before.requests + requests, before.tokens + tokens)
+        own.others = total
+        self.events.after(SHARE_S, lambda: self._share(number))
+
+    def place(self, number: int, work: Work) -> None:
+        fleet, own = self.fleet, self.loads[number]
+        chain = work.identities[: work.prompt // PAGE]
+        view = View(fleet.roster, self.events.now, own.mine, own.others)
+        query = Query(
+            prompt_tokens=work.prompt,
+            page_size=PAGE,
+            held=fleet.index.lookup(chain),
+            identities=chain,
+            number=self.placed[number] * len(self.loads) + number,
+        )
+        self.placements += 1
+        found = self.policy.place(view, query)
+        if isinstance(found, Refusal):
+            work.refusals += 1
+            self.events.after(0.1, lambda: self.place(number, work))
+            return
+        self.placed[number] += 1
+        work.predicted_s, work.gain_s = found.predicted_ttft_s, found.gain_s
+        work.at_hand = fleet.at_hand(work.prompt_pages) * PAGE
+        work.expected_cached = work.prompt - found.computed_tokens
+        self._send(own, work, found.decode, found.prefill[0] if found.prefill else "", found.computed_tokens)
+
+    def _send(self, own: Loads, work: Work, decode: str, prefill: str, tokens: int) -> None:
+        """Hold what is in flight, release it as the answer tells, and ask the decode pod."""
+        computes = prefill or decode
+        own.add(decode, 1, 0)
+        own.add(computes, 1 if prefill else 0, tokens)
+
+        def first() -> None:
+            own.add(computes, -1 if prefill else 0, -tokens)
+
+        done = work.on_done
+
+        def over() -> None:
+            own.add(decode, -1, 0)
+            done()
+
+        work.on_first, work.on_done = first, over
+        owner, computer = self.fleet.pods[decode], self.fleet.pods[prefill] if prefill else None
+        assert isinstance(owner, DecodePod) and not isinstance(computer, DecodePod)
+        gbps = self.fleet.gbps(decode, prefill) if prefill else 0.0
+        self.events.after(0.0005, lambda: owner.submit(work, computer, gbps))
