@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, str] = {
     "decode": "baton.decode.settings:DecodeSettings",
     "logs": "baton.telemetry:LogSettings",
     "prefill": "baton.prefill.settings:PrefillSettings",
+    "router": "baton.router.settings:RouterSettings",
 }
 """What can be listed: name → `module:class`. Services add their settings class here."""
 

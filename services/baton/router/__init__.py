@@ -1,1 +1,4 @@
-"""The one address that clients talk to: understands a request, places it, relays what its pod answers."""
+"""The one address that clients talk to: reads requests, places them, and relays what pods answer.
+
+`python -m baton.router` starts one. Never imports torch, NIXL or the engine.
+"""

@@ -8,6 +8,7 @@
     │   │   ├── PromptTooLong   prompt and output do not fit the model's length
     │   │   └── UnknownModel    no such model or adapter here
     │   ├── UnknownPath         nothing is served at this path
+    │   ├── Unauthenticated     no key, or none that is known here
     │   ├── WrongMethod         not with this HTTP method
     │   ├── WrongContentType    the body is not JSON, or packed in a way that is not read here
     │   ├── BodyTooLarge        more bytes than a body may have
@@ -16,6 +17,7 @@
     ├── Refused                 not now; the caller may try again later
     │   ├── Starting            the worker is not ready yet
     │   ├── QueueFull           a bounded queue is full
+    │   ├── RateLimited         this caller asks more often than it may
     │   ├── Draining            the worker is leaving
     │   └── OutOfPages          the pool has no page left for this work
     ├── Failed                  the work was accepted and could not be finished
@@ -84,6 +86,11 @@ class UnknownPath(InvalidRequest):
     code = "not_found"
 
 
+class Unauthenticated(InvalidRequest):
+    status = 401
+    code = "invalid_api_key"
+
+
 class WrongMethod(InvalidRequest):
     status = 405
     code = "method_not_allowed"
@@ -113,6 +120,8 @@ class Refused(BatonError):
     retryable = True
     status = 503
     code = "unavailable"
+    retry_after_s: float = 1.0
+    """When the caller may try again; whoever raises it may know better than the class."""
 
 
 class Starting(Refused):
@@ -122,6 +131,11 @@ class Starting(Refused):
 class QueueFull(Refused):
     status = 429
     code = "queue_full"
+
+
+class RateLimited(Refused):
+    status = 429
+    code = "rate_limit_exceeded"
 
 
 class Draining(Refused):
@@ -135,6 +149,7 @@ class OutOfPages(Refused):
 class Failed(BatonError):
     retryable = True
     code = "failed"
+    retry_after_s: float = 1.0
 
 
 class DeadlineExceeded(Failed):

@@ -6,6 +6,7 @@ Knows starlette and uvicorn, and no engine: routers and pods share it. Imports n
 from baton.http.app import application
 from baton.http.body import expect, read_body
 from baton.http.post import Doors, Exchange, Post
+from baton.http.presence import while_present
 from baton.http.reply import Reply
 from baton.http.server import HttpServer
 from baton.http.settings import HttpSettings
@@ -20,4 +21,5 @@ __all__ = [
     "application",
     "expect",
     "read_body",
+    "while_present",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Collection, Iterable
 from http import HTTPStatus
 
@@ -26,8 +27,6 @@ EVENTS: tuple[Header, ...] = (
     (b"x-accel-buffering", b"no"),  # nginx would gather events
 )
 CLOSE = (b"connection", b"close")
-RETRY_AFTER_S = 1
-"""What a client that is refused for now is told to wait."""
 LINGER_S = 1.0
 """How long a refused client may go on sending: closing at once could lose the answer on its way to it."""
 LAST_WORD_S = 1.0
@@ -39,7 +38,7 @@ def failure_headers(error: BaseException) -> list[Header]:
     code = error.code if isinstance(error, BatonError) else BatonError.code
     headers = [(b"x-baton-reason", code.encode())]
     if isinstance(error, (Refused, Failed)) and error.retryable:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if isinstance(error, (BodyTooLarge, TooSlow)):
         headers.append(CLOSE)  # what the client still sends is not waited for
     return headers
@@ -63,6 +62,12 @@ class Reply:
         self._receive = receive
         self._send = send
         self._headers: list[Header] = [(b"x-request-id", request_id.encode())]
+
+    def tell(self, name: str, value: str) -> None:
+        """One more header, before anything was sent. The value is ours: printable ASCII."""
+        key = name.encode()
+        self._headers = [one for one in self._headers if one[0] != key]
+        self._headers.append((key, value.encode()))
 
     async def json(self, body: bytes, status: int = 200, headers: Collection[Header] = ()) -> None:
         await self._begin(status, [JSON, (b"content-length", b"%d" % len(body)), *headers])

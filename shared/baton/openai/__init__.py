@@ -6,7 +6,7 @@ Knows no socket and no engine: bodies in, bodies out.
 from baton.openai.answer import response
 from baton.openai.ask import Asked, read_chat, read_completion, read_generate
 from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
-from baton.openai.failures import error_body, error_event, status_of
+from baton.openai.failures import error_body, error_event, read_error, status_of
 from baton.openai.sampling import SamplingDefaults
 from baton.openai.served import ServedModel, model_list
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
@@ -34,6 +34,7 @@ __all__ = [
     "model_list",
     "read_chat",
     "read_completion",
+    "read_error",
     "read_generate",
     "response",
     "sse",

@@ -93,6 +93,11 @@ class EventRelay:
         self.done = whole.endswith(DONE)
         return whole
 
+    @property
+    def tokens(self) -> int:
+        """How many went by, of all choices."""
+        return sum([line.count(b",") + (not line.endswith((b":", b":."))) for line in self._ids])
+
     def resume(self) -> dict[int, Delivered]:
         """The pod was lost and another goes on: forgets the half event, says what the client has."""
         self._rest = b""

@@ -3,5 +3,6 @@
 from baton.telemetry import buckets
 from baton.telemetry.logs import LogSettings, log_fields, logging_to
 from baton.telemetry.metrics import CONTENT_TYPE, Metrics
+from baton.telemetry.tally import Tally
 
-__all__ = ["CONTENT_TYPE", "LogSettings", "Metrics", "buckets", "log_fields", "logging_to"]
+__all__ = ["CONTENT_TYPE", "LogSettings", "Metrics", "Tally", "buckets", "log_fields", "logging_to"]

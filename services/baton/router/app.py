@@ -1,0 +1,118 @@
+"""A router's paths, and the chain that a request goes through: gate, understanding, admission, errand.
+
+Composed once by `__main__`. Each step is narrow and cleans up after itself; their order is `_generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from baton.core.clock import Clock
+from baton.http import Doors, Exchange, Post, application, while_present
+from baton.openai import (
+    Asked,
+    ServedModel,
+    detokenize,
+    model_list,
+    read_chat,
+    read_completion,
+    read_generate,
+    tokenize,
+)
+from baton.router.entry import Admission, Gate, Key
+from baton.router.meters import Meters
+from baton.router.probes import Probes
+from baton.router.relay import Errand, Errands
+from baton.router.settings import RouterSettings
+from baton.router.understand import Read, Understanding
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What the endpoints share."""
+
+    settings: RouterSettings
+    gate: Gate
+    understanding: Understanding
+    admission: Admission
+    errands: Errands
+    probes: Probes
+    meters: Meters
+    clock: Clock
+
+    def main(self) -> ASGIApp:
+        """Everything; /metrics only if it has no port of its own."""
+        post = partial(Post, doors=self._doors())
+        posts = {
+            "/v1/chat/completions": post("chat", partial(self._generate, read_chat)),
+            "/v1/completions": post("completion", partial(self._generate, read_completion)),
+            "/generate": post("generate", partial(self._generate, read_generate)),
+            "/tokenize": post("tokenize", partial(self._convert, tokenize)),
+            "/detokenize": post("detokenize", partial(self._convert, detokenize)),
+        }
+        routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
+        routes += [Route("/v1/models", self._models), *self.probes.routes(), *self.probes.debug_routes()]
+        if not self.settings.http.metrics_port:
+            routes.append(self.probes.metrics_route())
+        app: ASGIApp = application(routes)
+        if self.settings.cors.origins:
+            app = CORSMiddleware(
+                app, allow_origins=self.settings.cors.origins, allow_methods=["*"], allow_headers=["*"]
+            )
+        return app
+
+    def operations(self) -> Starlette:
+        """What the second port serves."""
+        return application([*self.probes.routes(), self.probes.metrics_route()])
+
+    def _doors(self) -> Doors[Key]:
+        return Doors(
+            self.gate.admit,
+            lambda endpoint, outcome: self.meters.requests.labels(endpoint, outcome).inc(),
+            self.settings.http,
+            self.settings.limits.deadline_s,
+            self.clock,
+        )
+
+    # ---- generating ----
+
+    async def _generate(self, read: Read, exchange: Exchange[Key]) -> None:
+        key, began = exchange.guest, self.clock.now()
+        generation = self.understanding.generation()
+        asked = await self.understanding.asked(read, exchange.body, key, exchange.id, generation)
+        self.meters.understand.observe(self.clock.now() - began)
+        if key.name:
+            exchange.notes["key"] = key.name
+        async with while_present(exchange.receive), self.admission.enter(key, asked.priority):
+            errand = self.errands.start(exchange, asked, generation)
+            try:
+                await errand.run()
+            finally:
+                self._account(errand, exchange, asked)
+        self.meters.e2e.observe(self.clock.now() - exchange.began)
+
+    def _account(self, errand: Errand, exchange: Exchange[Key], asked: Asked) -> None:
+        counted = errand.count()
+        self.meters.prompt.inc(counted.prompt)
+        self.meters.generated.inc(counted.generated)
+        if counted.cached:
+            self.meters.cached.inc(counted.cached)
+        exchange.notes |= {**errand.notes(), "stream": asked.shape.stream}
+
+    async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[Key]) -> None:
+        await exchange.reply.json(await self.understanding.convert(convert, exchange.body))
+
+    async def _models(self, request: HttpRequest) -> Response:
+        with self.gate.admit(request.scope):
+            return Response(model_list(self.understanding.generation().model), media_type=JSON)

@@ -1,0 +1,125 @@
+"""One router process: makes its parts, serves, drains, stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from baton.core.clock import SystemClock
+from baton.core.errors import WorkerDied
+from baton.core.ids import incarnation_id
+from baton.core.lifecycle import first_of, stop_asked
+from baton.http import HttpServer
+from baton.openai import ServedModel
+from baton.router.app import App
+from baton.router.entry import Admission, Gate, KeyLimits, KeyRing
+from baton.router.meters import Meters
+from baton.router.pods import Catalog, Pods
+from baton.router.probes import Probes
+from baton.router.relay import Errands, RetryBudget, Trail
+from baton.router.settings import RouterSettings
+from baton.router.understand import Understanding
+from baton.router.wire import Pool
+from baton.state import FleetMirror, Link
+from baton.telemetry import Metrics
+
+log = logging.getLogger("baton.router")
+
+FIRST_LOOK_S = 2.0
+"""How long the start waits for a first look at the fleet."""
+
+
+async def run(settings: RouterSettings) -> None:
+    """A router's life. Returns after a stop that was asked for; raises what else ended it."""
+    stop, hurry = stop_asked()
+    async with AsyncExitStack() as stack:
+        base = await asyncio.to_thread(_served, settings)
+        app = await _build(settings, base, stack)
+        # Listening comes first, so that a port that is taken is noticed at once; probes answer from here on.
+        http = await stack.enter_async_context(HttpServer(app.main(), settings.http))
+        if port := settings.http.metrics_port:
+            await stack.enter_async_context(HttpServer(app.operations(), settings.http, port))
+        log.info("listening", extra={"port": http.port})
+        await first_of(stop.wait(), http.ended.wait())
+        if http.ended.is_set() and not stop.is_set():
+            raise WorkerDied("the HTTP server ended by itself")
+        log.info("draining", extra={"requests": app.gate.inside})
+        await first_of(app.gate.drain(settings.limits.drain_s), hurry.wait())
+        app.gate.end_all()
+    log.info("stopped")
+
+
+async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitStack) -> App:
+    clock, metrics, trail = SystemClock(), Metrics(), Trail()
+    meters = Meters(metrics, settings.placement.policy)
+    keys = KeyRing(settings.keys.file, clock)
+    link = await stack.enter_async_context(Link(settings.state, name="router"))
+    mirror = await stack.enter_async_context(FleetMirror(link, f"{os.uname().nodename}-{incarnation_id()}"))
+    pool = Pool()
+    stack.callback(pool.close)
+    catalog = Catalog(base, settings.model.names)
+    pods = Pods(mirror.board, mirror.index, mirror.loads, catalog, pool, settings.placement, clock)
+    admission = Admission(settings.admission, clock, meters)
+    gate = Gate(keys, KeyLimits(clock), admission)
+    errands = Errands(
+        pods,
+        pool,
+        RetryBudget(settings.retry.share, settings.retry.burst),
+        meters,
+        trail,
+        settings.retry,
+        clock,
+    )
+
+    def detail() -> Mapping[str, object]:
+        health = mirror.health
+        return {"state": {"reachable": health.link.reachable, "silent_s": round(health.link.silent_s, 1)}}
+
+    probes = Probes(gate, admission, pods, trail, metrics, detail, clock)
+    _measure(meters, pods, admission, mirror)
+    for work in (keys.follow(), pods.follow(), pods.shunning.run()):
+        _background(stack, work)
+    understanding = Understanding(pods, settings.keys.shared_cache)
+    return App(settings, gate, understanding, admission, errands, probes, meters, clock)
+
+
+def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed", exc_info=error)
+
+    task.add_done_callback(ended)
+    stack.callback(task.cancel)
+
+
+def _measure(meters: Meters, pods: Pods, admission: Admission, mirror: FleetMirror) -> None:
+    """What others know anyway."""
+    gauge = meters.gauge
+    gauge("running", "Requests that are under way on pods.", lambda: admission.running)
+    gauge("waiting", "Requests that wait for admission.", lambda: admission.waiting)
+    gauge("index_pages", "Pages in the prefix index, over all workers.", lambda: len(pods.index))
+    gauge("index_lag_entries", "Prefix events that were written and not read yet.", lambda: mirror.health.lag)
+    gauge("state_reachable", "1 while Redis answers.", lambda: mirror.health.link.reachable)
+    gauge("state_silent_seconds", "Since Redis answered last.", lambda: mirror.health.link.silent_s)
+    gauge("workers", "Workers that live.", lambda: len(pods.fleet.workers))
+    gauge("workers_shunned", "Workers that are kept away from.", lambda: len(pods.shunning.shunned))
+    gauge("routers", "Other routers that are heard of.", lambda: pods.loads.routers)
+
+
+def _served(settings: RouterSettings) -> ServedModel:
+    """Tokenizer and templates; the pods say the rest."""
+    return ServedModel.load(
+        settings.model.tokenizer,
+        names=settings.model.names or ("unknown",),
+        max_length=0,
+        vocabulary=0,
+        created=int(time.time()),
+        use_generation_config=settings.model.generation_defaults,
+    )

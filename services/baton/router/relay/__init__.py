@@ -1,0 +1,8 @@
+"""From an understood request to its answered client, over as many pods as it takes."""
+
+from baton.router.relay.attempt import Attempt
+from baton.router.relay.budget import RetryBudget
+from baton.router.relay.errand import Errand, Errands
+from baton.router.relay.trail import Trail
+
+__all__ = ["Attempt", "Errand", "Errands", "RetryBudget", "Trail"]

@@ -1,0 +1,241 @@
+"""One request on its way: placed, sent, and placed again when its pod fails, until its client has the answer.
+
+The state that outlives a pod is here: what the client has (`EventRelay`), who failed, how long is left.
+Requests are seeded, so whoever runs one again draws the same tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from baton.core.clock import Clock
+from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused
+from baton.core.types import Request
+from baton.http import Exchange
+from baton.openai import Asked, EventRelay
+from baton.protocol.placed import Placed, encode
+from baton.router.meters import Meters
+from baton.router.placement import Decision, Query, Reason, Refusal
+from baton.router.pods import Generation, Pods
+from baton.router.relay.attempt import Attempt, head_of
+from baton.router.relay.budget import RetryBudget
+from baton.router.relay.explain import explain
+from baton.router.relay.leg import Leg
+from baton.router.relay.trail import Placement, Trail
+from baton.router.relay.usage import Counted, usage_of
+from baton.router.settings import RetrySettings
+from baton.router.wire import Pool
+
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 1.0
+EXPLAIN = b"x-baton-explain"
+
+
+@dataclass(frozen=True, slots=True)
+class Errands:
+    """What all of them share."""
+
+    pods: Pods
+    pool: Pool
+    budget: RetryBudget
+    meters: Meters
+    trail: Trail
+    settings: RetrySettings
+    clock: Clock
+
+    def start(self, exchange: Exchange[Any], asked: Asked, generation: Generation) -> Errand:
+        self.budget.request()
+        return Errand(self, exchange, asked, generation)
+
+
+class Errand:
+    """`await errand.run()` once."""
+
+    def __init__(
+        self, shared: Errands, exchange: Exchange[Any], asked: Asked, generation: Generation
+    ) -> None:
+        self._shared = shared
+        self._exchange = exchange
+        self._asked = asked
+        self._generation = generation
+        self._requests = _requests(asked, generation)
+        self._relay = EventRelay()
+        self._failures = 0
+        self._attempts = 0
+        self._excluded: frozenset[str] = frozenset()
+        self._last: BatonError | None = None
+        self._gave_up_at: float | None = None
+        """When waiting for a pod that takes it ends."""
+        self._wait_s = FIRST_WAIT_S
+        self._explained = any(
+            name == EXPLAIN and value == b"true" for name, value in exchange.scope["headers"]
+        )
+        self.ttft_s: float | None = None
+        self.counted = Counted(_prompt_tokens(self._requests, asked))
+
+    async def run(self) -> None:
+        """Answer the client, or raise what it is to be told."""
+        while True:
+            found = self._place()
+            if isinstance(found, Refusal):
+                await self._wait(found)
+                continue
+            try:
+                await self._attempt(found)
+                return
+            except Refused as error:
+                self._refused(found, error)
+            except PeerLost as error:
+                self._lost(found, error)
+
+    # ---- where to ----
+
+    def _place(self) -> Decision | Refusal:
+        pods = self._shared.pods
+        if not pods.roster(self._generation.kind).decodes and not self._relay.relayed:
+            other = pods.generation
+            if other is not None and other.kind != self._generation.kind:
+                self._generation = other
+                self._requests = _requests(self._asked, other)
+        query = self._query()
+        return pods.place(self._generation.kind, query)
+
+    def _query(self) -> Query:
+        prompts = self._requests[:: self._asked.shape.n]
+        limits = [request.sampling.max_tokens for request in self._requests]
+        known = [limit for limit in limits if limit is not None]
+        index, held = self._shared.pods.index, dict[str, int]()
+        for prompt in prompts:
+            for worker, pages in index.lookup(prompt.identities).items():
+                if pages:
+                    held[worker] = held.get(worker, 0) + pages
+        return Query(
+            prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
+            page_size=self._generation.kind.page_size,
+            held=held,
+            identities=prompts[0].identities,
+            max_tokens=sum(known) if len(known) == len(limits) else None,
+            excluded=self._excluded,
+            number=self._shared.pods.placed,
+        )
+
+    async def _wait(self, refusal: Refusal) -> None:
+        """Nobody takes it now. One that has met no failure is refused at once; one that has waits for pods to
+        come back, for a while."""
+        shared, now = self._shared, self._shared.clock.now()
+        if not self._failures:
+            raise self._last or _refused(refusal)
+        if self._gave_up_at is None:
+            self._gave_up_at = now + shared.settings.wait_s
+        if now >= self._gave_up_at:
+            raise self._last or _refused(refusal)
+        self._excluded = frozenset()
+        await shared.clock.sleep(self._wait_s * (0.5 + random.random()))
+        self._wait_s = min(LONGEST_WAIT_S, 2 * self._wait_s)
+
+    # ---- there ----
+
+    async def _attempt(self, decision: Decision) -> None:
+        shared, exchange = self._shared, self._exchange
+        origin = shared.pods.origin(decision.decode)
+        placement = Placement(exchange.id, self._attempts, shared.clock.now(), self.counted.prompt, decision)
+        body = encode(self._placed(decision))
+        left_s = exchange.deadline - shared.clock.now()
+        message = head_of(origin, exchange.id, left_s, len(body)) + body
+        self._attempts += 1
+        if self._explained:
+            explain(exchange.reply, decision, self._attempts)
+        shared.trail.add(placement)
+        with Leg(
+            shared, placement, exchange.began, first=self.ttft_s is None, stream=self._asked.shape.stream
+        ) as leg:
+            attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)
+            try:
+                if self._asked.shape.stream:
+                    await attempt.stream(message, self._relay)
+                else:
+                    answer = await attempt.whole(message)
+                    self.counted = usage_of(answer, self.counted)
+                    await exchange.reply.json(answer)
+            finally:
+                if self.ttft_s is None:
+                    self.ttft_s = leg.ttft_s
+            leg.completed()
+        shared.pods.shunning.succeeded(decision.decode)
+
+    def _placed(self, decision: Decision) -> Placed:
+        delivered = self._relay.resume() if self._attempts else {}
+        requests = self._requests
+        if self._attempts:
+            requests = tuple(
+                replace(
+                    request,
+                    id=f"{self._exchange.id}.{self._attempts}-{place}",
+                    generated=tuple(delivered[place].token_ids) if place in delivered else (),
+                )
+                for place, request in enumerate(requests)
+            )
+        return Placed(
+            id=self._exchange.id,
+            shape=self._asked.shape,
+            requests=requests,
+            texts=tuple([prompt.text for prompt in self._asked.prompts]),
+            ended=tuple([place for place, one in delivered.items() if one.ended]),
+            resumes=bool(self._relay.relayed),
+            prefill=decision.prefill,
+        )
+
+    # ---- and back ----
+
+    def _refused(self, decision: Decision, error: Refused) -> None:
+        """Nothing was done; somebody else may have room."""
+        self._last = error
+        self._excluded |= {decision.decode}
+        self._shared.meters.refusals.labels(error.code).inc()
+        self._shared.pods.shunning.refused(decision.decode)
+
+    def _lost(self, decision: Decision, error: PeerLost) -> None:
+        """The pod failed it. Raises what the client is told, when that was the last try."""
+        shared = self._shared
+        self._failures += 1
+        self._last = error
+        self._excluded |= {decision.decode}
+        lease = shared.pods.lease(decision.decode)
+        if lease is not None:
+            shared.pods.shunning.failed(decision.decode, lease.incarnation, str(error))
+        if self._failures >= shared.settings.tries or not shared.budget.take(self._failures):
+            shared.meters.given_up.inc()
+            raise error
+        (shared.meters.resumes if self._relay.relayed else shared.meters.retries).inc()
+
+    def notes(self) -> dict[str, object]:
+        """For the log."""
+        told: dict[str, object] = {"attempts": self._attempts, "prompt_tokens": self.counted.prompt}
+        if self.ttft_s is not None:
+            told["ttft"] = round(self.ttft_s, 4)
+        return told
+
+    def count(self) -> Counted:
+        """Tokens, at the end."""
+        if self._asked.shape.stream:
+            self.counted.generated = self._relay.tokens
+        return self.counted
+
+
+def _requests(asked: Asked, generation: Generation) -> tuple[Request, ...]:
+    return asked.requests(generation.kind.page_size, generation.kind.fingerprint)
+
+
+def _prompt_tokens(requests: Sequence[Request], asked: Asked) -> int:
+    return sum(len(request.token_ids) for request in requests[:: asked.shape.n])
+
+
+def _refused(refusal: Refusal) -> BatonError:
+    if refusal.reason is Reason.TOO_LONG:
+        return PromptTooLong("prompt", refusal.message)
+    error = (OutOfPages if refusal.reason is Reason.NO_PAGES else Refused)(refusal.message)
+    error.retry_after_s = refusal.retry_after_s
+    return error

@@ -1,0 +1,106 @@
+"""One attempt as it is measured: what it holds of the pods' time, when its bytes came, how it ended.
+
+Leaving it gives everything back, however the attempt ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from baton.core.errors import Cancelled, PeerLost, Refused
+from baton.router.relay.trail import Placement
+from baton.state import Hold
+
+if TYPE_CHECKING:
+    from baton.router.relay.errand import Errands
+
+COMPUTED_AFTER = 1.5
+"""An answer that comes whole does not say when its prompt was computed: after so many times what was
+predicted, it is held to be."""
+AT_LEAST_S = 0.02
+
+
+class Leg:
+    __slots__ = (
+        "_began", "_computes", "_first", "_last", "_owner", "_shared", "_stream", "_timer", "placement",
+        "ttft_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, shared: Errands, placement: Placement, began: float, *, first: bool, stream: bool
+    ) -> None:
+        """`first`: nothing of the answer has come yet, from any pod."""
+        self._stream = stream
+        self._shared = shared
+        self.placement = placement
+        self._began = began
+        self._first = first
+        self._last = 0.0
+        self.ttft_s: float | None = None
+        decision, loads = placement.decision, shared.pods.loads
+        local = decision.computes == decision.decode
+        self._owner = loads.hold(decision.decode, decision.computed_tokens if local else 0)
+        self._computes: Hold | None = (
+            None if local else loads.hold(decision.computes, decision.computed_tokens)
+        )
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        if not self._stream:
+            after_s = AT_LEAST_S + COMPUTED_AFTER * self.placement.decision.predicted_ttft_s
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._computed)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._computed()
+        self._owner.release()
+        placement = self.placement
+        placement.ended_s = self._shared.clock.now() - placement.at
+        if error is not None:
+            placement.outcome = _outcome(error)
+
+    def completed(self) -> None:
+        self.placement.outcome = "completed"
+
+    def arrived(self, data: bytes) -> None:
+        """A piece of the answer came."""
+        now = self._shared.clock.now()
+        if self._last:
+            self._shared.meters.itl.add(now - self._last)
+        else:
+            self._begin(now)
+        self._last = now
+
+    def _begin(self, now: float) -> None:
+        placement, meters = self.placement, self._shared.meters
+        placement.ttft_s = now - placement.at
+        meters.prediction(placement.decision, placement.ttft_s)
+        self._computed()
+        if self._first:
+            self.ttft_s = now - self._began
+            meters.ttft.observe(self.ttft_s)
+
+    def _computed(self) -> None:
+        """The prompt has been, or should have been."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._owner.release_tokens()
+        if self._computes is not None:
+            self._computes.release()
+            self._computes = None
+
+
+def _outcome(error: BaseException) -> str:
+    match error:
+        case Refused():
+            return "refused"
+        case PeerLost():
+            return "lost"
+        case Cancelled() | asyncio.CancelledError():
+            return "left"
+    return "failed"

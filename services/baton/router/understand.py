@@ -1,0 +1,67 @@
+"""From a body to a request that pods can run: validated, tokenized, seeded; long ones off the event loop.
+
+What a key may not choose is set here: its salt, which keeps tenants' prefixes apart, and its priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from baton.core.errors import Refused
+from baton.openai import Asked, ServedModel
+from baton.router.entry import Key
+from baton.router.pods import Generation, Pods
+
+T = TypeVar("T")
+
+SHORT_BODY_BYTES = 8192
+"""Up to here a body is read on the event loop: handing it to a thread takes longer."""
+TOGETHER = 4
+"""Long bodies that are read at the same time: more would only wait for each other."""
+PRIORITY_SPAN = 500
+"""How far a client may move its own requests; keys are this much further apart."""
+
+Read = Callable[..., Asked]
+
+
+class Understanding:
+    def __init__(self, pods: Pods, shared_cache: bool) -> None:
+        self._pods = pods
+        self._shared_cache = shared_cache
+        self._places = asyncio.Semaphore(TOGETHER)
+
+    def generation(self) -> Generation:
+        """What requests are read for; Refused while no pod takes any."""
+        found = self._pods.generation
+        if found is None:
+            raise Refused("no pod takes requests now")
+        return found
+
+    async def asked(self, read: Read, body: bytes, key: Key, id: str, generation: Generation) -> Asked:
+        def work() -> Asked:
+            return read(body, generation.model, id=id, created=int(time.time())).seeded()
+
+        asked = await self.off_loop(body, work)
+        priority = max(-PRIORITY_SPAN, min(PRIORITY_SPAN - 1, asked.priority))
+        salt = asked.cache_salt
+        if key.name and not self._shared_cache:
+            salt = f"{key.name}\0{salt}"
+        return replace(asked, priority=2 * PRIORITY_SPAN * key.priority + priority, cache_salt=salt)
+
+    async def convert(self, convert: Callable[[bytes, ServedModel], bytes], body: bytes) -> bytes:
+        """/tokenize and /detokenize: they need no pod that is alive, only to have met one."""
+        found = self._pods.generation or self._pods.catalog.last
+        if found is None:
+            raise Refused("no pod has been met yet")
+        return await self.off_loop(body, lambda: convert(body, found.model))
+
+    async def off_loop(self, body: bytes, work: Callable[[], T]) -> T:
+        """Do what grows with a body's length where it holds nobody up."""
+        if len(body) <= SHORT_BODY_BYTES:
+            return work()
+        async with self._places:
+            return await asyncio.to_thread(work)

@@ -1,0 +1,11 @@
+"""HTTP/1.1 as a router speaks it to pods (and to the Kubernetes API): pooled connections, no more.
+
+Made because a general client costs more per request than all the rest of a router together. Knows nothing of
+what it carries.
+"""
+
+from baton.router.wire.connection import Connection, Head
+from baton.router.wire.fetch import fetch
+from baton.router.wire.pool import Origin, Pool, origin_of
+
+__all__ = ["Connection", "Head", "Origin", "Pool", "fetch", "origin_of"]
