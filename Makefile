@@ -15,7 +15,7 @@ STAMP := $(VENV)/.baton-installed
 export PYTHONPATH := $(CURDIR)/services:$(CURDIR)/shared
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check style types layers size format clean
+.PHONY: help setup run test check style types layers size manifests format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -43,6 +43,9 @@ types: setup ## mypy, strict
 
 layers: setup ## Who may import whom
 	$(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo
+
+manifests: setup ## Render the chart into manifests/
+	$(VENV)/bin/python .ci/manifests.py
 
 size: ## Lines per package, and the limits on modules and functions
 	@$(PYTHON) .ci/size.py

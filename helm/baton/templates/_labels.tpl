@@ -33,5 +33,4 @@ labels:
   {{- with .labels }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- with .annotations }}
 annotations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
+{{- end }}{{ end }}

@@ -162,7 +162,7 @@ topologySpreadConstraints:
 
 {{- define "baton.ports" -}}
 {{- if eq .component "prefill" -}}
-- {name: metrics, containerPort: 8001}
+- {name: http, containerPort: 8001}
 - {name: legs, containerPort: 5600}
 {{- else -}}
 - {name: http, containerPort: 8000}
@@ -173,9 +173,10 @@ topologySpreadConstraints:
 {{- /* Ready says whether to send work here; live only that the process turns: neither asks Redis or another pod. */ -}}
 {{- define "baton.probes" -}}
 {{- $start := eq .component "router" | ternary "/livez" "/readyz" -}}
-startupProbe: {httpGet: {path: {{ $start }}, port: metrics}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: {{ .values.startupSeconds }}}
-readinessProbe: {httpGet: {path: /readyz, port: metrics}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}
-livenessProbe: {httpGet: {path: /livez, port: metrics}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6}
+{{- $port := eq .component "prefill" | ternary "http" "metrics" -}}
+startupProbe: {httpGet: {path: {{ $start }}, port: {{ $port }}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: {{ .values.startupSeconds }}}
+readinessProbe: {httpGet: {path: /readyz, port: {{ $port }}}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}
+livenessProbe: {httpGet: {path: /livez, port: {{ $port }}}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6}
 {{- end }}
 
 {{- define "baton.resources" -}}
@@ -187,8 +188,7 @@ livenessProbe: {httpGet: {path: /livez, port: metrics}, periodSeconds: 10, timeo
 {{- end -}}
 {{- if $v.transfer.rdma.enabled -}}
 {{- $_ := set $devices $v.transfer.rdma.resourceName (mul $v.transfer.rdma.perGpu .values.tensorParallel) -}}
-{{- end -}}
-{{- end -}}
+{{- end }}{{ end -}}
 {{ mergeOverwrite (deepCopy .values.resources) (dict "limits" (merge (dict) $devices (.values.resources.limits | default dict))) | toYaml }}
 {{- end }}
 
@@ -238,5 +238,4 @@ livenessProbe: {httpGet: {path: /livez, port: metrics}, periodSeconds: 10, timeo
 {{- end }}
 {{- with .values.extraVolumes }}
 {{ toYaml . }}
-{{- end }}
-{{- end }}
+{{- end }}{{ end }}

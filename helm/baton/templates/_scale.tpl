@@ -75,5 +75,4 @@ threshold: "200"
 - {type: Pods, pods: {metric: {name: baton_prefill_tokens_queued}, target: {type: AverageValue, averageValue: "4096"}}}
 {{- else -}}
 - {type: Pods, pods: {metric: {name: "vllm:kv_cache_usage_perc"}, target: {type: AverageValue, averageValue: 700m}}}
-{{- end }}
-{{- end }}
+{{- end }}{{ end }}

@@ -15,13 +15,12 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "baton.containerSecurity" -}}
 {{- $transfer := .root.Values.transfer -}}
 {{- $own := dict "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL")) -}}
-{{- if ne .component "router" -}}
+{{- if eq (include "baton.asRoot" .) "yes" -}}
 {{- if and $transfer.nvlink.enabled (eq $transfer.nvlink.devices "privileged") -}}
 {{- $own = dict "privileged" true "readOnlyRootFilesystem" true -}}
-{{- else if and $transfer.rdma.enabled (eq $transfer.rdma.memlock "capability") -}}
+{{- else -}}
 {{- $_ := set $own "capabilities" (dict "drop" (list "ALL") "add" (list "IPC_LOCK")) -}}
-{{- end -}}
-{{- end -}}
+{{- end }}{{ end -}}
 {{ mergeOverwrite $own (deepCopy (.values.securityContext | default dict)) | toYaml }}
 {{- end }}
 

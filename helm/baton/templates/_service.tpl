@@ -9,5 +9,4 @@ spec:
   ports:
     {{- range include "baton.ports" . | fromYamlArray }}
     - {name: {{ .name }}, port: {{ .containerPort }}, targetPort: {{ .name }}}
-    {{- end }}
-{{- end }}
+    {{- end }}{{ end }}

@@ -165,8 +165,8 @@ def _handed(figures: str) -> float:
 def _first_key(file: str) -> str:
     with open(file, encoding="utf-8") as lines:
         for line in lines:
-            if key := line.split("#")[0].strip():
-                return key.split()[0]
+            if line.strip() and not line.startswith("#"):
+                return line.strip().split(":")[1]
     raise Failed(f"{file} holds no key")
 
 
