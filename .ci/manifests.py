@@ -28,7 +28,7 @@ def text(name: str) -> str:
     for one in kept:
         for label in HELM_ONLY:
             one["metadata"].get("labels", {}).pop(label, None)
-    head = f"# Generated from helm/baton with manifests/{name}/values.yaml by `make manifests`. Not to be edited.\n"
+    head = f"# Generated from helm/baton and manifests/{name}/values.yaml by `make manifests`: not to edit.\n"
     return head + "---\n".join(yaml.safe_dump(one, sort_keys=True, width=110) for one in kept)
 
 
@@ -43,8 +43,8 @@ def kustomization(name: str) -> str:
         "# Where your images are: uncomment, and set newName to your registry's.",
         "# images:",
     ]
-    lines += [f"#   - {{name: {image.rpartition(':')[0]}, newName: registry.example/{image.rpartition(':')[0]}}}"
-              for image in images if image.startswith("baton")]  # fmt: skip
+    own = [image.rpartition(":")[0] for image in images if image.startswith("baton")]
+    lines += [f"#   - {{name: {name}, newName: registry.example/{name}}}" for name in own]
     return "\n".join(lines) + "\n"
 
 

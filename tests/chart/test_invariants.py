@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from tests.chart.charts import OPENED, config, every, find, kinds, pod_specs, render
 
 CASES = every()
@@ -96,8 +95,11 @@ def test_a_generation_is_what_pages_hold() -> None:
     assert first == _generation({}, "prefill")
     assert first == _generation({"decode": {"config": {"engine": {"max_running": 8}}, "replicas": 3}})
     others: list[dict[str, Any]] = [
-        {"kv": {"pageSize": 32}}, {"model": {"id": "a/b"}}, {"model": {"dtype": "float16"}}, {"image": {"tag": "2"}},
-    ]  # fmt: skip
+        {"kv": {"pageSize": 32}},
+        {"model": {"id": "a/b"}},
+        {"model": {"dtype": "float16"}},
+        {"image": {"tag": "2"}},
+    ]
     assert len({first, *map(_generation, others)}) == 5
 
 

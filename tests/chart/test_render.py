@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import kubernetes_validate
 import pytest
-
 from tests.chart.charts import CHART, Refused, every, find, kinds, render
 
 CUSTOM = {"ScaledObject", "PodMonitor", "HTTPRoute"}

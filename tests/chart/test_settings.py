@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tests.chart.charts import config, every, find, render
 
 from baton.core.errors import InvalidSetting
 from baton.core.settings import load
-from tests.chart.charts import config, every, find, render
 
 CASES = every()
 SETTINGS = {

@@ -1,4 +1,4 @@
-"""What values may say: each documented key, nothing else, and the rules between them with readable messages."""
+"""What values may say: each documented key and nothing else, and rules between them that name the path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from tests.chart.charts import CHART, Refused, render
 
 VALUES = (CHART / "values.yaml").read_text()

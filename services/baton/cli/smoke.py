@@ -1,4 +1,4 @@
-"""`baton smoke`: whether a fleet serves, hands over, and says the same as a pod that does it all itself.
+"""`baton smoke`: whether a fleet really serves, hands over, and says what a pod says that does it all alone.
 
     baton smoke --router http://localhost:8000 --decode http://baton-decode:8000 --tokenizer DIR
 
@@ -29,8 +29,8 @@ from baton.openai import ServedModel, read_completion
 from baton.protocol import placed
 
 PROMPT = (
-    "A relay team runs with one baton. The first runner carries it as fast as the road allows, and the next "
-    "takes it over without either of them slowing down. Ticket {ticket}. What does the second runner hold?"
+    "A relay team runs with one baton. The first runner carries it as fast as the road allows, and the "
+    "second takes it over without either of them slowing down. Ticket {ticket}. What does the second runner hold?"
 )
 OUTPUT = 24
 METRICS_PORT = 9000
@@ -92,8 +92,7 @@ class Asker:
         at = urlsplit(self.decode)
         assert at.hostname is not None
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
-        hosts = {str(address[4][0]) for address in found}
-        return sorted(f"http://{host}:{at.port or 80}" for host in hosts)
+        return sorted(f"http://{address[4][0]}:{address[4][1]}" for address in found)
 
     def figures(self, pods: Sequence[str]) -> str:
         """All their metrics, as text."""
