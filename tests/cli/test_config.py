@@ -57,3 +57,15 @@ def test_every_registered_name_leads_somewhere(name: str, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main([name])
     assert f"usage: baton config {name}" in capsys.readouterr().out
+
+
+def test_the_reference_in_the_docs_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--reference"]) == 0
+    written = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == written, "run: baton config --reference > docs/configuration.md"
+
+
+def test_without_a_name_it_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2 and "give a NAME" in capsys.readouterr().err

@@ -19,8 +19,8 @@ Made by `baton config --reference` from the settings classes; a test keeps the t
 Every service reads one tree of settings. A flag (`--http.port 9000`) goes before the environment
 (`{prefix}_HTTP__PORT=9000`: two underscores between section and name), which goes before the file given by
 `--config FILE` or `{prefix}_CONFIG` (TOML or JSON), which goes before the default. Unknown names are refused
-with the nearest known one. `baton config NAME --explain` shows every value of one service and where it
-came from.
+with the nearest known one. `baton config NAME --explain` shows every value of a service and where it came
+from.
 
 Lists are written `a,b` in flags and variables. Secrets are never shown.
 """

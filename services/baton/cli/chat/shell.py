@@ -22,6 +22,8 @@ HELP = """\
 Anything else is said to the model. End a line with \\ to go on in the next."""
 
 DIM, BOLD, PLAIN = "\033[2m", "\033[1m", "\033[0m"
+PROMPT = f"\001{BOLD}\002> \001{PLAIN}\002"
+"""Line editing is told which characters take no room."""
 
 
 class Shell:
@@ -78,7 +80,7 @@ class Shell:
         return True
 
     def _line(self) -> str:
-        parts = [input(f"{BOLD}> {PLAIN}" if self._paint else "> ")]
+        parts = [input(PROMPT if self._paint else "> ")]
         while parts[-1].endswith("\\"):
             parts[-1] = parts[-1][:-1]
             parts.append(input("… "))

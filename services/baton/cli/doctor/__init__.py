@@ -48,7 +48,7 @@ def _findings(url: str, named: Sequence[str], transfer: bool) -> Iterator[Findin
 
         yield from try_transfers()
     if url or named:
-        from baton.cli.doctor.pods import examine_pods
+        from baton.cli.doctor.cluster import examine_pods
         from baton.cli.fleet.read import look
 
         yield from examine_pods(look(url, named))

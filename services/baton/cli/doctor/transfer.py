@@ -1,8 +1,7 @@
 """A transfer between two processes of this machine, measured by the code with which pods measure theirs.
 
 Two processes make a pool and an agent each, as two pods' ranks would; one writes into the other and reads
-from it. Host memory always, GPU memory where there is a GPU. Torch and NIXL are loaded
-in those processes alone.
+from it. Host memory always, GPU memory where there is a GPU. Only those processes load torch and NIXL.
 """
 
 from __future__ import annotations

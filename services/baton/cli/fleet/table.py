@@ -80,8 +80,8 @@ def _flow(now: Picture, before: Picture | None) -> list[str]:
 def _handed(pods: Figures) -> str:
     count, failed = pods.total("baton_handoff_seconds_count"), pods.total("baton_handoff_failures_total")
     size = pods.total("baton_handoff_bytes_total") / 1e6
-    spread = _spread(pods, "baton_handoff_seconds")
-    return f"hand-overs {count:,.0f}, {spread}, {size:,.1f} MB, {failed:,.0f} failed"
+    took = _spread(pods, "baton_handoff_seconds")
+    return f"hand-overs {count:,.0f}, {took}, {size:,.1f} MB, {failed:,.0f} failed"
 
 
 def _pods(picture: Picture | None) -> Figures:
