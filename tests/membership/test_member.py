@@ -1,4 +1,4 @@
-"""A real engine in a real Redis: what a router sees of it while it joins, serves, drains, outlives and leaves."""
+"""A real engine in a real Redis: what a router sees of it while it joins, serves, drains and leaves."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ async def _joins(worker: Worker, member: Membership, mirror: FleetMirror, early:
         await serve(worker, f"more{number}", [number] * 90)
     await eventually(lambda: mirror.index.lookup(early) == {"d-0": 0}, 1.0)
     assert worker.load is not None
-    await eventually(lambda: worker.load is not None and mirror.index.pages["d-0"] == worker.load.pages_cached)
+    await eventually(
+        lambda: worker.load is not None and mirror.index.pages["d-0"] == worker.load.pages_cached
+    )
     await eventually(lambda: mirror.fleet.workers["d-0"].load.decode_step_ms > 0, 3.0)
     load = mirror.fleet.workers["d-0"].load
     assert load.prefill_tokens_per_s > 0 and load.prefill_tokens_queued == load.running == 0
