@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from baton.core.types import Request, SamplingParams
-from baton.decode.handoff import Handoffs, Timeline
+from baton.decode.handoff import Handoffs
 from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.receiver import introduction as hello
 from baton.decode.settings import HandoffSettings
+from baton.decode.timeline import Timeline
 from baton.engine.config import EngineConfig
 from baton.engine.worker import Worker
 from baton.prefill.legs import LegDesk

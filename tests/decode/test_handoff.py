@@ -49,7 +49,13 @@ def test_every_split_gives_the_tokens_of_one_worker(prefill: int, decode: int, c
             checkpoint("qwen3").directory, prefill_ranks=[prefill], decode_ranks=decode
         ) as pods:
             handed = await pods.generate(prompts(), GREEDY)
-            assert {"reserved", "landed"} <= marks(pods), "nothing was handed over"
+            steps = ["queued", "reserved", "asked", "prefill queued", "prefill started", "first token"]
+            assert {*steps, "chunk landed", "landed", "merged"} <= marks(pods), "nothing was handed over"
+            for timeline in pods.timelines.values():
+                at = {what: when for what, when in reversed(timeline.marks)}
+                if timeline.handed:
+                    assert timeline.prefill
+                    assert sorted(steps, key=at.__getitem__) == steps and at["landed"] <= at["merged"]
             again = await pods.generate(prompts(), GREEDY)
             alone = await pods.generate(prompts(), GREEDY, through=pods.prefills[0])
             assert handed == alone

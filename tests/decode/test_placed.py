@@ -190,3 +190,17 @@ def test_nonsense_is_named(http: httpx.Client, model: ServedModel) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
     version = post(http, Placed(**{**structure(sent), "version": 99}))
     assert version.status_code == 400 and "version 99" in version.text
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/completions", "/generate"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_when_what_happened_is_told_to_who_asks(endpoint: str, stream: bool, http: httpx.Client) -> None:
+    body = {"prompt": "fox", "max_tokens": 4} if endpoint != "/generate" else {"text": "fox"}
+    answer = http.post(endpoint, json={**body, "stream": stream}, headers={"x-baton-timeline": "true"})
+    (told,) = read(answer.content).timelines if stream else [answer.json()["baton"]]
+    names, times = zip(*told["marks"], strict=True)
+    assert names[:3] == ("queued", "reserved", "prefill started") and "first token" in names
+    assert 0 <= times[0] <= times[-1] < 60_000
+    assert told["pod"] and not told["prefill"] and not told["handed"]
+    quiet = http.post(endpoint, json={**body, "stream": stream})
+    assert b'"baton"' not in quiet.content

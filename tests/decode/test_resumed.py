@@ -71,7 +71,7 @@ def serve(case: Case, work: Work, model: ServedModel, chance: random.Random) -> 
             written.append(data)
 
         with Generation(work, model, script, meters, clock, clock.now()) as generation:
-            streaming = asyncio.create_task(events(generation, write))
+            streaming = asyncio.create_task(events(generation, write, "pod"))
             left = {request.id: request for request in script.requests}
             said = {request.id: len(request.generated) for request in script.requests}
             while left:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from baton.decode.stream import Generation, events
 from baton.decode.work import of_asked
 from baton.engine.worker import Sink
 from baton.openai import ServedModel, read_completion
-from baton.protocol.engine import EngineFacts, Load, Update
+from baton.protocol.engine import Course, EngineFacts, Load, Update
 from baton.telemetry import Metrics
 from baton.testing.clock import ManualClock
 
@@ -123,7 +124,7 @@ def test_each_token_is_an_event_and_the_end_is_done(model: ServedModel) -> None:
     async def scene() -> None:
         played = Played(model, stream=True)
         with played.generation as generation:
-            streaming = asyncio.create_task(events(generation, played.write))
+            streaming = asyncio.create_task(events(generation, played.write, "pod"))
             for word in (" quick", " brown"):
                 said = played.script.say(0, word)
                 await turns()
@@ -139,7 +140,7 @@ def test_what_a_slow_client_misses_becomes_one_event(model: ServedModel) -> None
     async def scene() -> None:
         played = Played(model, stream=True, n=2)
         with played.generation as generation:
-            streaming = asyncio.create_task(events(generation, played.write))
+            streaming = asyncio.create_task(events(generation, played.write, "pod"))
             played.gate.clear()
             played.script.say(0, " quick")
             await turns()
@@ -177,7 +178,7 @@ def test_what_ends_it_ends_all_of_its_work(model: ServedModel, error: BatonError
         played = Played(model, stream=stream, n=3)
         with pytest.raises(type(error)), played.generation as generation:
             wait: Coroutine[Any, Any, Any] = (
-                events(generation, played.write) if stream else generation.whole()
+                events(generation, played.write, "pod") if stream else generation.whole()
             )
             ending = asyncio.create_task(wait)
             await turns()
@@ -244,6 +245,29 @@ def test_log_probabilities_of_an_echo(model: ServedModel) -> None:
         assert [one.token_id for one in choice.logprobs or ()] == [5, 6]
         assert choice.offsets == (0, len(model.tokenizer.token_text(5)))
         assert choice.usage.cached_tokens == 1
+
+    play(scene())
+
+
+def test_what_happened_is_told_before_the_stream_ends(model: ServedModel) -> None:
+    async def scene() -> None:
+        played = Played(model, stream=True, n=2)
+        played.generation.work = replace(played.work, timeline=True)
+        with played.generation as generation:
+            streaming = asyncio.create_task(events(generation, played.write, "pod-7"))
+            began = played.clock.now()
+            story = Course([("queued", began + 0.001), ("merged", began + 0.25)], "prefill-2", 4096)
+            played.script.tell(0, 5, cached=1, course=story)
+            played.script.tell(1, 5, course=Course([("landed", began + 0.125)]))
+            played.script.tell(0, 6, finish="length")
+            played.script.tell(1, 6, finish="length")
+            *_, last, done, rest = (await streaming).decode().split("\n\n")
+        told = json.loads(last.removeprefix(": last\ndata: "))
+        assert (done, rest, told["choices"]) == ("data: [DONE]", "", [])
+        assert told["baton"] == {
+            "pod": "pod-7", "prefill": "prefill-2", "cached": 1, "handed": 4096,
+            "marks": [["0 queued", 1.0], ["1 landed", 125.0], ["0 merged", 250.0]],
+        }  # fmt: skip
 
     play(scene())
 

@@ -133,6 +133,8 @@ class Pair:
             self.lasts[push.attempt] = push.chunk
         if push.attempt in self.lasts and len(chunks) == self.lasts[push.attempt] + 1:
             self.decode.intake.landed(push.attempt)
+        elif chunks == set(range(len(chunks))):
+            self.decode.intake.progress(push.attempt, push.through)
 
     def _ended(self, attempt: str, complete: bool) -> None:
         self.decode.intake.over(attempt)

@@ -35,9 +35,9 @@ def landed(chunk: int, last: bool = False, rank: int = 0, attempt: str = "a") ->
         b"",
         b"hello, this is no note",
         encode(landed(1))[:12],
-        b"bat2" + encode(landed(1))[4:],
-        b"bat1\x07" + encode(landed(1))[5:],
-        b"bat1\x01\x02" + encode(landed(1))[6:],
+        b"bat3" + encode(landed(1))[4:],
+        b"bat2\x07" + encode(landed(1))[5:],
+        b"bat2\x01\x02" + encode(landed(1))[6:],
         encode(landed(1)) + b"\xff",
         encode(landed(1)) + b"x" * 300,
     ],
@@ -73,3 +73,22 @@ def test_notes_of_others_and_impossible_ones_do_not_count() -> None:
     assert not arrivals.add("p0", landed(4)), "a chunk after the last"
     assert not arrivals.add("p0", landed(5, last=True)), "a second last chunk"
     assert arrivals.missing() == (0, 1)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(1, 3), st.randoms())
+def test_pages_are_there_when_every_rank_has_sent_all_up_to_them(
+    sizes: list[int], ranks: int, shuffle: random.Random
+) -> None:
+    sources = {f"i{rank}": rank for rank in range(ranks)}
+    through = [sum(sizes[: chunk + 1]) for chunk in range(len(sizes))]
+    sent = [(name, rank, chunk) for name, rank in sources.items() for chunk in range(len(sizes))]
+    shuffle.shuffle(sent)
+    arrivals = Arrivals(sources)
+    seen: dict[int, set[int]] = {rank: set() for rank in sources.values()}
+    for name, rank, chunk in sent:
+        last = chunk == len(sizes) - 1
+        assert arrivals.add(name, Note(NoteKind.LANDED, "a", rank, chunk, last, through[chunk]))
+        seen[rank].add(chunk)
+        whole = [next(i for i in range(len(sizes) + 1) if i not in chunks) for chunks in seen.values()]
+        assert arrivals.pages == min(sum(sizes[:count]) for count in whole)
+    assert arrivals.complete and arrivals.pages == sum(sizes)

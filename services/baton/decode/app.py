@@ -123,9 +123,11 @@ class App:
             watch = asyncio.create_task(_watch(exchange.receive, generation))
             try:
                 if work.stream:
-                    await reply.end(await events(generation, reply.event))
+                    await reply.end(await events(generation, reply.event, self._name))
                 else:
-                    await reply.json(response(work.shape, await generation.whole(), model.tokenizer))
+                    choices = await generation.whole()
+                    timeline = generation.timeline(self._name) if work.timeline else None
+                    await reply.json(response(work.shape, choices, model.tokenizer, timeline))
                 self.meters.e2e.observe(self.clock.now() - exchange.began)
             finally:
                 watch.cancel()
@@ -144,6 +146,10 @@ class App:
             return of_placed(placed.read(exchange.body), exchange.id, self._facts)
         except ProtocolMismatch as error:
             raise InvalidRequest(str(error)) from error
+
+    @property
+    def _name(self) -> str:
+        return self.settings.pod.name
 
     @property
     def _facts(self) -> EngineFacts:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
@@ -20,6 +20,7 @@ from baton.decode.choice import choose
 from baton.decode.landings import HandoffMeters
 from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
+from baton.decode.timeline import Timeline
 from baton.engine.worker import Sink, Worker
 from baton.protocol import engine as wire
 from baton.protocol import pods
@@ -57,21 +58,6 @@ class Try:
     """Another attempt, or this pod itself, has taken over; only its end is awaited."""
 
 
-@dataclass(slots=True)
-class Timeline:
-    """When what happened to a request, in seconds since it came."""
-
-    began: float
-    marks: list[tuple[str, float]] = field(default_factory=list)
-    prefill: str = ""
-    """The pod that computed the prompt; empty for this one."""
-    handed: int = 0
-    """Bytes that were written into this pod."""
-
-    def mark(self, what: str) -> None:
-        self.marks.append((what, time.monotonic() - self.began))
-
-
 class Handoffs:
     def __init__(self, worker: Worker, peers: Sequence[Peer], settings: HandoffSettings) -> None:
         self.worker = worker
@@ -90,7 +76,8 @@ class Handoffs:
         """By attempt, until its end is known."""
         self._current: dict[str, Try] = {}
         """By request id, while the request is open and its prompt is computed elsewhere."""
-        self._sinks: dict[str, Sink] = {}
+        self._asked: dict[str, str] = {}
+        """Attempt whose first token is awaited → request, while that is open."""
         worker.listener = self
         for peer in self.peers:
             peer.owner = self
@@ -153,8 +140,9 @@ class Handoffs:
 
     def _watched(self, id: str, sink: Sink) -> Sink:
         def take(update: wire.Update) -> None:
-            if update.token is not None and (timeline := self.timelines.get(id)) and len(timeline.marks) < 16:
-                timeline.mark("token")
+            timeline = self.timelines.get(id)
+            if timeline is not None:
+                timeline.pass_on(update)
             if update.finish is not None:
                 self._close(id)
             sink(update)
@@ -171,6 +159,8 @@ class Handoffs:
             else:
                 del self._tries[one.attempt]
         timeline = self.timelines.pop(id, None)
+        for attempt in [name for name, request in self._asked.items() if request == id]:
+            del self._asked[attempt]
         if timeline is not None:
             self.finished(id, timeline)
 
@@ -192,7 +182,6 @@ class Handoffs:
             self.worker.tell(wire.Over(reservation.attempt))  # nobody was asked, so nothing will land
             self._tries.pop(reservation.attempt, None)
             return
-        self._mark(one, "reserved")
         if one.peer.worker != one.worker or not one.peer.takes_work:
             self._failed(one, "peer_lost", over=True)
             return
@@ -200,6 +189,8 @@ class Handoffs:
         remaining = max(0.1, one.deadline - time.monotonic())
         leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining)
         one.peer.send(leg)
+        self._mark(one, "asked")
+        self._asked[one.attempt] = one.request.id
         asyncio.get_running_loop().call_later(remaining, self._overdue, one)
 
     def _overdue(self, one: Try) -> None:
@@ -251,8 +242,9 @@ class Handoffs:
     def heard(self, peer: Peer, message: pods.PodMessage) -> None:
         match message:
             case pods.First(attempt=attempt, token=token, logprob=logprob, scores=scores):
-                if attempt in self._tries:
-                    self._mark(self._tries[attempt], "first token")
+                if timeline := self.timelines.get(self._asked.pop(attempt, "")):
+                    timeline.prefill = peer.pod or peer.worker
+                    timeline.began_at(message.marks, message.cached)
                 # The pages may have landed before this came; the engine knows which attempts it awaits.
                 self.worker.tell(wire.Began(attempt, token, logprob, scores))
             case pods.Ended(attempt=attempt, complete=True):
@@ -301,16 +293,15 @@ class Handoffs:
         one = self._tries.pop(attempt, None)
         if one is not None:
             one.landed = True
-            self._mark(one, "landed")
             assert self.worker.facts is not None  # it has started
             bytes = one.pages * self.worker.facts.page_bytes
             if self.meters is not None:
                 self.meters.seconds.observe(time.monotonic() - one.asked_at)
                 self.meters.bytes.inc(bytes)
+            if (timeline := self.timelines.get(one.request.id)) is not None:
+                timeline.handed += bytes
             if self._current.get(one.request.id) is one:
                 del self._current[one.request.id]
-                if (timeline := self.timelines.get(one.request.id)) is not None:
-                    timeline.prefill, timeline.handed = one.peer.pod, bytes
 
     def ended(self, end: wire.LegEnd) -> None: ...
 

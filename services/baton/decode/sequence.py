@@ -13,15 +13,32 @@ from baton.core.errors import Cancelled
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.transcript import Transcript
 from baton.openai import Choice, ChoiceStream, Prompt, ServedModel, Shape, Usage, choice_stream
-from baton.protocol.engine import Update
+from baton.protocol.engine import Course, Update
 
 
 class OpenSequence:
     """One choice of an answer: what the engine said of it and the client has not been sent."""
 
     __slots__ = (
-        "_ids", "_logprobs", "_offsets", "_shape", "_stop", "_stream", "_texts", "_told", "cached", "finish",
-        "index", "last", "model", "prompt", "prompt_logprobs", "request", "transcript", "waiting",
+        "_ids",
+        "_logprobs",
+        "_offsets",
+        "_shape",
+        "_stop",
+        "_stream",
+        "_texts",
+        "_told",
+        "cached",
+        "course",
+        "finish",
+        "index",
+        "last",
+        "model",
+        "prompt",
+        "prompt_logprobs",
+        "request",
+        "transcript",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +67,8 @@ class OpenSequence:
         self.cached = 0
         """Tokens of the prompt that were not computed again."""
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self.course = Course()
+        """What is known of when what happened to it."""
         self.last = 0.0
         """When its newest token came."""
         self.waiting = False
@@ -73,6 +92,10 @@ class OpenSequence:
         if delta.logprob is not None:
             self._logprobs.append(delta.logprob)
             self._offsets.append(delta.offset)
+        if update.course is not None:
+            self.course.marks += update.course.marks
+            self.course.prefill = update.course.prefill or self.course.prefill
+            self.course.handed = max(update.course.handed, self.course.handed)
         if delta.cached is not None:
             self.cached = min(delta.cached, len(self.request.token_ids))
         if delta.prompt_logprobs is not None:

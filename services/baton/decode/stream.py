@@ -19,8 +19,9 @@ from baton.decode.front import Front
 from baton.decode.meters import Meters
 from baton.decode.sequence import OpenSequence
 from baton.decode.work import Work
-from baton.openai import Choice, ServedModel, Usage, ending, usage_event
+from baton.openai import Choice, ServedModel, Usage, ending, timeline_event, usage_event
 from baton.protocol.engine import Update
+from baton.protocol.placed import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,22 @@ class Generation:
     @property
     def usage(self) -> Usage:
         return Usage.total([sequence.usage for sequence in self.sequences], self.work.shape.n)
+
+    def timeline(self, pod: str) -> Timeline:
+        """When what happened so far, of every choice, told by the pod of this name."""
+        several = len(self.sequences) > 1
+        marks = sorted(
+            (round((at - self._began) * 1e3, 3), f"{one.index} {what}" if several else what)
+            for one in self.sequences
+            for what, at in one.course.marks
+        )
+        return Timeline(
+            pod=pod,
+            marks=tuple((what, at) for at, what in marks),
+            prefill=next((one.course.prefill for one in self.sequences if one.course.prefill), ""),
+            cached=self.usage.cached_tokens,
+            handed=sum(one.course.handed for one in self.sequences),
+        )
 
     def notes(self) -> dict[str, object]:
         """For the log."""
@@ -161,11 +178,15 @@ class Generation:
         return f"<Generation {self.work.shape.id}: {self._left} of {len(self.sequences)} sequences open>"
 
 
-async def events(generation: Generation, write: Callable[[bytes], Awaitable[None]]) -> bytes:
-    """Write every event as it comes; the answer is the stream's end, which only success has."""
+async def events(generation: Generation, write: Callable[[bytes], Awaitable[None]], pod: str) -> bytes:
+    """Write every event as it comes; the answer is the stream's end, which only success has. `pod` is what
+    this one is called."""
     while not generation.ended:
         data = b"".join([sequence.event() for sequence in await generation.news()])
         if data:
             await write(data)
-    shape = generation.work.shape
-    return ending(usage_event(shape, generation.usage) if shape.include_usage else b"")
+    work, shape = generation.work, generation.work.shape
+    return ending(
+        usage_event(shape, generation.usage) if shape.include_usage else b"",
+        timeline_event(shape, generation.timeline(pod)) if work.timeline else b"",
+    )

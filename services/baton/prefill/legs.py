@@ -150,8 +150,9 @@ class LegDesk:
             if update.error is not None:
                 self._end(attempt, False, update.error)
             elif update.token is not None and attempt in visitor.legs:
-                scores, cached = update.scores or (), update.cached or 0
-                first = pods.First(attempt, update.token, update.logprob, scores, cached)
+                scores, cached, now = update.scores or (), update.cached or 0, time.monotonic()
+                marks = tuple((what, now - at) for what, at in update.course.marks) if update.course else ()
+                first = pods.First(attempt, update.token, update.logprob, scores, cached, marks)
                 self._send(visitor.identity, first)
 
         return take

@@ -155,8 +155,8 @@ class Carrier:
         for pair in pairs:
             self._mover.move(
                 Push(
-                    attempt=order.attempt, chunk=order.chunk, last=order.last, span=pair.span,
-                    peer=partner.infos[pair.destination].incarnation, local_pages=order.pages,
+                    attempt=order.attempt, chunk=order.chunk, last=order.last, through=order.through,
+                    span=pair.span, peer=partner.infos[pair.destination].incarnation, local_pages=order.pages,
                     remote_pages=order.to, timeout_s=order.timeout_s, ready=self._written(),
                 )
             )  # fmt: skip
@@ -199,8 +199,8 @@ class Carrier:
 
     def _heard(self, report: Report) -> None:
         match report:
-            case Landed(attempt=attempt, complete=True):
-                self._tell(wire.Arrived(self._rank, attempt))
+            case Landed(attempt=attempt, pages=pages, complete=complete):
+                self._tell(wire.Arrived(self._rank, attempt, pages, complete))
             case Moved(quiet=True):
                 self._ended(report)
             case Quieted(attempt=attempt, chunk=chunk):

@@ -29,8 +29,8 @@ class Exchange:
         self.lost: list[str] = []
         self._sending: dict[tuple[str, int], list[bool]] = {}
         """Chunk → what each rank that has ended its share said."""
-        self._arrived: dict[str, int] = {}
-        """Attempt → ranks on which all has landed."""
+        self._arrived: dict[str, dict[int, wire.Arrived]] = {}
+        """Attempt → the last word of each rank."""
         self._writers: dict[str, tuple[str, float]] = {}
         """Attempt asked for here → who writes, and how long it may take."""
         self._timeouts: dict[str, float] = {}
@@ -81,7 +81,7 @@ class Exchange:
             self._sending[push.attempt, push.chunk] = []
             self.command(
                 wire.Send(
-                    push.attempt, push.peer, push.chunk, push.last, push.pages, push.to,
+                    push.attempt, push.peer, push.chunk, push.last, push.pages, push.to, push.through,
                     self._timeouts.get(push.attempt, 0.0),
                 )
             )  # fmt: skip
@@ -96,19 +96,29 @@ class Exchange:
                 if len(said) == self.size:
                     del self._sending[attempt, chunk]
                     self.engine.legs.moved(attempt, all(said))
-            case wire.Arrived(attempt=attempt):
-                self._arrived[attempt] = self._arrived.get(attempt, 0) + 1
-                if self._arrived[attempt] == self.size:
-                    del self._arrived[attempt]
-                    self._writers.pop(attempt, None)
-                    self.engine.intake.landed(attempt)
-                    self.landed.append(attempt)
+            case wire.Arrived():
+                self._take_arrived(report)
             case wire.Met(path=path):
                 self.paths.append(path)
             case wire.Lost(worker=worker, reason=reason):
                 self.lost.append(f"{worker} {reason}")
             case wire.Introduced() | wire.Taken():
                 raise AssertionError(f"{type(report).__name__} is not about hand-overs")
+
+    def _take_arrived(self, report: wire.Arrived) -> None:
+        attempt = report.attempt
+        if attempt not in self._writers:
+            return  # it is over: what was said before that is of no interest
+        said = self._arrived.setdefault(attempt, {})
+        said[report.rank] = report
+        if len(said) < self.size:
+            return
+        if all(one.complete for one in said.values()):
+            del self._arrived[attempt], self._writers[attempt]
+            self.engine.intake.landed(attempt)
+            self.landed.append(attempt)
+        else:
+            self.engine.intake.progress(attempt, min(one.pages for one in said.values()))
 
     def ended(self, attempts: Iterable[str]) -> None:
         """These legs are over."""

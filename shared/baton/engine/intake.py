@@ -142,7 +142,11 @@ class Intake:
             return
         size = self.scheduler.holdings.page_size
         tokens = min((arrival.reserved.first + pages) * size, arrival.sequence.given)
-        arrival.sequence.settled = arrival.sequence.computed = max(arrival.sequence.settled, tokens)
+        sequence = arrival.sequence
+        if tokens > sequence.settled:
+            sequence.settled = sequence.computed = tokens
+            sequence.mark("chunk landed", self.scheduler.now())
+            self.scheduler.settle_prompt(sequence)
 
     def landed(self, attempt: str) -> None:
         """Every page of the attempt has landed: nothing of it will be written any more.
@@ -153,6 +157,7 @@ class Intake:
             self._check_generations(arrival.reserved)
             arrival.landed = True
             sequence = arrival.sequence
+            sequence.mark("landed", self.scheduler.now())
             sequence.settled = sequence.computed = sequence.given
             self.scheduler.settle_prompt(sequence)
         self.over(attempt)

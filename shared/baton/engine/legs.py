@@ -28,6 +28,8 @@ class Push:
     """No chunk follows; one more may have the same pages as none at all."""
     pages: tuple[int, ...]
     to: tuple[int, ...]
+    through: int
+    """Pages that the peer asked for and that are sent with this chunk and those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class PrefillLegs:
         push = Push(
             leg.attempt, leg.peer, leg.chunks, last,
             tuple(sequence.pages[first:ready]), leg.pages[first - leg.first : ready - leg.first],
+            max(ready, first) - leg.first,
         )  # fmt: skip
         leg.sent, leg.chunks, leg.closed = max(ready, first), leg.chunks + 1, last
         return push

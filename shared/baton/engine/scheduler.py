@@ -11,6 +11,8 @@ lengths, which it knows ahead, and learns the tokens one step late. Rules that f
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
@@ -24,7 +26,7 @@ from baton.engine.holdings import Holdings
 from baton.engine.launch import Launch, Span, assemble
 from baton.engine.policy import Policy, victims
 from baton.engine.sequence import Leg, Sequence, Stage
-from baton.protocol.engine import Load, Update
+from baton.protocol.engine import Course, Load, Update
 from baton.sampling.fresh import Fresh
 
 LOOKED_AT = 512
@@ -45,7 +47,11 @@ class Limits:
 
 
 class Scheduler:
-    def __init__(self, limits: Limits, holdings: Holdings, policy: Policy) -> None:
+    def __init__(
+        self, limits: Limits, holdings: Holdings, policy: Policy, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`now`: the clock that marks are made by."""
+        self.now = now
         self.limits = limits
         self.holdings = holdings
         self.policy = policy
@@ -92,6 +98,7 @@ class Scheduler:
         sequence = Sequence(request, self._arrivals, limit, stops, leg)
         self._arrivals += 1
         self.sequences[request.id] = sequence
+        sequence.mark("queued", self.now())
         return sequence
 
     def _check(self, request: Request) -> None:
@@ -202,6 +209,7 @@ class Scheduler:
             return False
         self.waiting.remove(sequence)
         self._seat(sequence, last=-1)
+        sequence.mark("prefill started", self.now())
         sequence.stage = Stage.PREFILLING
         self.prefilling.append(sequence)
         if sequence.leg is not None:
@@ -219,6 +227,7 @@ class Scheduler:
             holdings.release(sequence)
             return False
         holdings.grow(sequence, need)
+        sequence.mark("reserved", self.now())
         if sequence.cached is None:
             sequence.cached = sequence.computed
         if holdings.cache.reuses:
@@ -284,6 +293,7 @@ class Scheduler:
         return [], []
 
     def _requeue(self, sequence: Sequence) -> None:
+        sequence.mark("retracted", self.now())
         self.holdings.store(sequence)
         self._leave(sequence)
         sequence.stage = Stage.WAITING
@@ -353,6 +363,8 @@ class Scheduler:
                 at += 1
             elif sequence.finish is not None:
                 self._part(sequence)
+            else:
+                sequence.mark("chunk computed", self.now())
         for sequence in launch.decodes:
             sequence.inflight -= 1
             sequence.settled += 1
@@ -388,6 +400,7 @@ class Scheduler:
         update = Update(sequence.request.id, token, logprob=logprob)
         if first and len(sequence.tokens) == sequence.given:
             update.cached = sequence.cached
+            sequence.mark("first token", self.now())
             if sequence.unscored:
                 update.scores = tuple(sequence.scores)
         sequence.tokens.append(token)
@@ -397,6 +410,8 @@ class Scheduler:
         elif len(sequence.tokens) >= sequence.limit:
             update.finish = Finish.LENGTH.value
             self._end(sequence, Finish.LENGTH)
+        if sequence.marks:
+            update.course, sequence.marks = Course(sequence.marks), []
         self.updates.append(update)
 
     # ---- sequences whose KV comes from elsewhere ----
@@ -412,6 +427,7 @@ class Scheduler:
             return False
         assert sequence.settled == len(sequence.tokens) - 1
         self._seat(sequence, last=sequence.tokens[-1])
+        sequence.mark("merged", self.now())
         sequence.stage = Stage.RUNNING
         self.running.append(sequence)
         return True

@@ -18,6 +18,9 @@ from baton.cache.base import Prefix
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.tokens.identity import extend_identities
 
+MOST_MARKS = 64
+"""Of a sequence between two updates; the first ones are kept."""
+
 
 class Stage(Enum):
     ARRIVING = "arriving"
@@ -61,6 +64,7 @@ class Sequence:
         "leg",
         "lent",
         "limit",
+        "marks",
         "owned",
         "pages",
         "pending",
@@ -111,6 +115,12 @@ class Sequence:
         """Launched steps, not yet absorbed, that touch this sequence."""
         self.lent = 0
         """Transfers that read or may write its pages."""
+        self.marks: list[tuple[str, float]] = []
+        """What happened since the last update, and when."""
+
+    def mark(self, what: str, at: float) -> None:
+        if len(self.marks) < MOST_MARKS:
+            self.marks.append((what, at))
 
     @property
     def generated(self) -> int:

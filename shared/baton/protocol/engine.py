@@ -12,6 +12,7 @@ An unknown tag or version is a ProtocolMismatch, never skipped. Everything here 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +23,18 @@ from baton.core.types import Request, SamplingParams, TokenLogprob
 
 VERSION = 1
 """Raised when a message changes its meaning; both ends must agree."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What happened to a request since its last update."""
+
+    marks: list[tuple[str, float]] = dataclasses.field(default_factory=list)
+    """What, and when by the monotonic clock of this host."""
+    prefill: str = ""
+    """The pod that computed the prompt, where another one did."""
+    handed: int = 0
+    """Bytes that were written into this pod."""
 
 
 @dataclass(slots=True)
@@ -42,6 +55,8 @@ class Update:
     code: str | None = None
     field: str | None = None
     """The request's field at fault."""
+    course: Course | None = None
+    """When something happened besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +368,8 @@ class Send(Message, frozen=True, tag=True):
     last: bool
     pages: tuple[int, ...]
     to: tuple[int, ...]
+    through: int
+    """Pages of the attempt that are sent with this chunk and those before it."""
     timeout_s: float
 
 
@@ -398,10 +415,14 @@ class Taken(Message, frozen=True, tag=True):
 
 
 class Arrived(Message, frozen=True, tag=True):
-    """All that one rank expects of an attempt has landed in its pool."""
+    """A chunk of what one rank expects of an attempt has landed in its pool."""
 
     rank: int
     attempt: str
+    pages: int
+    """Of those reserved, from the first one on, that are complete on this rank."""
+    complete: bool
+    """All that the rank expects has landed."""
 
 
 class Met(Message, frozen=True, tag=True):

@@ -64,6 +64,8 @@ class First(Message, frozen=True, tag=True):
     logprob: TokenLogprob | None
     scores: tuple[TokenLogprob, ...]
     cached: int
+    marks: tuple[tuple[str, float], ...] = ()
+    """What happened to the leg, and how many seconds ago."""
 
 
 class Ended(Message, frozen=True, tag=True):

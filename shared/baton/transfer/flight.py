@@ -174,4 +174,4 @@ class Flight:
     def _note(self) -> bytes:
         kind = NoteKind.LANDED if self._push else NoteKind.TAKEN
         order = self.order
-        return encode(Note(kind, order.attempt, self._agent.rank, order.chunk, order.last))
+        return encode(Note(kind, order.attempt, self._agent.rank, order.chunk, order.last, order.through))

@@ -92,12 +92,12 @@ class Listening:
         if expected is None or not expected.arrivals.add(sender, note):
             self.stray += 1
             return
-        complete = expected.arrivals.complete
+        complete, pages = expected.arrivals.complete, expected.arrivals.pages
         if complete:
             del self._expected[note.attempt]
         self.heard += 1
         made = Landed if note.kind is NoteKind.LANDED else Taken
-        self._report(made(note.attempt, sender, note.rank, note.chunk, note.last, complete))
+        self._report(made(note.attempt, sender, note.rank, note.chunk, note.last, complete, pages))
 
     def expire(self) -> None:
         now = self._clock()

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-_HEAD = struct.Struct("<4sBBHI")
-_MAGIC = b"bat1"
+_HEAD = struct.Struct("<4sBBHII")
+_MAGIC = b"bat2"
 _MAX_ATTEMPT = 255
 
 
@@ -33,19 +33,21 @@ class Note:
     chunk: int
     """Counts from 0 within the attempt, on each rank."""
     last: bool
+    pages: int = 0
+    """Of the attempt, that are there when this chunk and all before it are."""
 
 
 def encode(note: Note) -> bytes:
     attempt = note.attempt.encode()
     assert 0 < len(attempt) <= _MAX_ATTEMPT, f"an attempt id has 1 to {_MAX_ATTEMPT} bytes"
-    return _HEAD.pack(_MAGIC, note.kind.value, note.last, note.rank, note.chunk) + attempt
+    return _HEAD.pack(_MAGIC, note.kind.value, note.last, note.rank, note.chunk, note.pages) + attempt
 
 
 def decode(data: bytes) -> Note | None:
     """None when this is not a note."""
     if not _HEAD.size < len(data) <= _HEAD.size + _MAX_ATTEMPT:
         return None
-    magic, kind, last, rank, chunk = _HEAD.unpack_from(data)
+    magic, kind, last, rank, chunk, pages = _HEAD.unpack_from(data)
     try:
         known = NoteKind(kind)
         attempt = data[_HEAD.size :].decode()
@@ -53,14 +55,27 @@ def decode(data: bytes) -> Note | None:
         return None
     if magic != _MAGIC or last > 1:
         return None
-    return Note(known, attempt, rank, chunk, last == 1)
+    return Note(known, attempt, rank, chunk, last == 1, pages)
 
 
 @dataclass(slots=True)
 class _Chunks:
-    seen: set[int] = field(default_factory=set)
+    seen: dict[int, int] = field(default_factory=dict)
+    """Chunk → pages that are there with it and all before it."""
     end: int | None = None
     """The last chunk's number, once known."""
+    unbroken: int = 0
+    """Chunks from the first one on, none missing."""
+    pages: int = 0
+    """That came with those."""
+
+    def add(self, note: Note) -> None:
+        self.seen[note.chunk] = note.pages
+        if note.last:
+            self.end = note.chunk
+        while self.unbroken in self.seen:
+            self.pages = max(self.pages, self.seen[self.unbroken])
+            self.unbroken += 1
 
     @property
     def complete(self) -> bool:
@@ -88,10 +103,13 @@ class Arrivals:
             return False
         if note.last and chunks.seen and max(chunks.seen) > note.chunk:
             return False
-        chunks.seen.add(note.chunk)
-        if note.last:
-            chunks.end = note.chunk
+        chunks.add(note)
         return True
+
+    @property
+    def pages(self) -> int:
+        """How many of the attempt's pages, from the first one on, are there from all of them."""
+        return min(chunks.pages for chunks in self._chunks.values())
 
     @property
     def complete(self) -> bool:

@@ -29,6 +29,8 @@ class Order:
     """Incarnation of the peer."""
     span: Span
     """Which heads, seen from the source and the destination of the bytes."""
+    through: int = 0
+    """Pages of the attempt that have been ordered when this chunk has, which its note repeats."""
     local_pages: Sequence[int]
     remote_pages: Sequence[int]
     """As many as `local_pages`, in the same order."""
@@ -106,6 +108,8 @@ class Landed:
     last: bool
     complete: bool
     """Every chunk of every expected source has landed; the attempt is expected no longer."""
+    pages: int
+    """Of the attempt, from the first one on, that are there from every expected source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ class Taken:
     chunk: int
     last: bool
     complete: bool
+    pages: int
 
 
 @dataclass(frozen=True, slots=True)
