@@ -13,9 +13,10 @@ from baton.cache.pages import PageAllocator
 from baton.core.errors import InvalidField, PromptTooLong, QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.engine.holdings import Holdings
+from baton.engine.limits import Limits
 from baton.engine.loop import Engine
 from baton.engine.policy import policy_named
-from baton.engine.scheduler import Limits, Scheduler
+from baton.engine.scheduler import Scheduler
 from baton.testing.mirror import MirrorRunner, continuation
 from baton.tokens.identity import page_identities
 

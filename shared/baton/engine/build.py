@@ -15,9 +15,10 @@ from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
+from baton.engine.limits import Limits
 from baton.engine.policy import policy_named
 from baton.engine.runner import Runner
-from baton.engine.scheduler import Limits, Scheduler
+from baton.engine.scheduler import Scheduler
 from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
 from baton.model.config import ModelConfig

@@ -14,16 +14,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
-from dataclasses import dataclass
 
 import numpy as np
 
-from baton.core.errors import InvalidField, OutOfPages, PromptTooLong, QueueFull
+from baton.core.errors import InvalidField, OutOfPages, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.batch import Outcome
 from baton.engine.headroom import Headroom
 from baton.engine.holdings import Holdings
 from baton.engine.launch import Launch, Span, assemble
+from baton.engine.limits import Limits, check
 from baton.engine.policy import Policy, victims
 from baton.engine.sequence import Leg, Sequence, Stage
 from baton.protocol.engine import Course, Load, Update
@@ -31,19 +31,6 @@ from baton.sampling.fresh import Fresh
 
 LOOKED_AT = 512
 """Waiting sequences that one step considers; bounds the host's time when the queue is long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one engine can hold and do in a step."""
-
-    max_model_len: int
-    max_running: int
-    max_queued: int
-    prefill_budget: int
-    mixed: bool
-    vocab: int
-    eos: frozenset[int]
 
 
 class Scheduler:
@@ -83,7 +70,9 @@ class Scheduler:
 
     def enlist(self, request: Request, leg: Leg | None = None) -> Sequence:
         """Take a request in without queueing it: the caller says where it goes next."""
-        self._check(request)
+        if request.id in self.sequences:
+            raise InvalidField("id", f"a request {request.id!r} is being served already")
+        check(request, self.limits, self._pool_tokens)
         if len(self.waiting) >= self.limits.max_queued:
             raise QueueFull(
                 f"{len(self.waiting)} requests are waiting, the most that max_queued allows; try again later"
@@ -100,32 +89,6 @@ class Scheduler:
         self.sequences[request.id] = sequence
         sequence.mark("queued", self.now())
         return sequence
-
-    def _check(self, request: Request) -> None:
-        if request.id in self.sequences:
-            raise InvalidField("id", f"a request {request.id!r} is being served already")
-        if not request.token_ids:
-            raise InvalidField("prompt", "must have at least one token")
-        self._check_length(request)
-        for name, ids in (("prompt", request.token_ids), ("generated", request.generated)):
-            if ids and not 0 <= min(ids) <= max(ids) < self.limits.vocab:
-                raise InvalidField(name, f"has a token id outside 0 to {self.limits.vocab - 1}")
-        for token, _ in request.sampling.logit_bias:
-            if token >= self.limits.vocab:
-                raise InvalidField("logit_bias", f"token {token} is outside 0 to {self.limits.vocab - 1}")
-
-    def _check_length(self, request: Request) -> None:
-        prompt, generated = len(request.token_ids), len(request.generated)
-        longest, most = self.limits.max_model_len, request.sampling.max_tokens
-        if prompt >= longest:
-            raise PromptTooLong("prompt", f"has {prompt} tokens; with one of output the most is {longest}")
-        if self.holdings.pages_for(prompt + 1) > self.holdings.allocator.total - 1:
-            raise PromptTooLong("prompt", f"has {prompt} tokens; the pool holds {self._pool_tokens} in all")
-        if generated and generated >= (longest - prompt if most is None else min(most, longest - prompt)):
-            raise InvalidField("generated", f"has {generated} tokens already, which leaves none to generate")
-        if self.holdings.pages_for(prompt + generated + 1) > self.holdings.allocator.total - 1:
-            tokens = f"{prompt} tokens of prompt and {generated} generated"
-            raise InvalidField("generated", f"{tokens} do not fit; the pool holds {self._pool_tokens}")
 
     @property
     def _pool_tokens(self) -> int:
