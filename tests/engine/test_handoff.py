@@ -269,3 +269,25 @@ def test_pages_that_landed_survive_a_lost_attempt() -> None:
     pair.say("leg", pair.requests["r"], again.attempt, again.first, again.pages)
     pair.finish()
     assert pair.tokens["r"] == continuation([int(t) for t in prompt], 5, VOCAB)
+
+
+@pytest.mark.parametrize("landed", [0, 2])
+def test_a_prompt_whose_writer_fell_silent_is_computed_here_on_other_pages(landed: int) -> None:
+    """The writer may still write what it was given, and nothing, or not all of it, has landed."""
+    pair = Pair(0)
+    prompt = list(range(60))
+    pair.ask(request("r", prompt, 5))
+    (reserved,) = pair.decode.step().reserved
+    assert isinstance(pair.decode.runner, MirrorRunner)
+    for index in range(landed):
+        pair.decode.runner.pool[reserved.pages[index]] = prompt[index * 4 : index * 4 + 4]
+    pair.decode.intake.progress(reserved.attempt, landed)
+    pair.decode.intake.local("r")
+    assert pair.decode.scheduler.holdings.allocator.fenced == len(reserved.pages) - landed
+    for _ in range(12):
+        pair.tick()
+        for page in reserved.pages[landed:]:
+            pair.decode.runner.pool[page] = 96  # what a late writer would do
+    pair.decode.intake.over(reserved.attempt)
+    pair.finish()
+    assert pair.tokens["r"] == continuation(prompt, 5, VOCAB)

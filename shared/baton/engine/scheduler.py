@@ -163,7 +163,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its prompt's pages and a row, if that leaves room for the running ones."""
         tokens = len(sequence.tokens) + 1
-        if sequence.pages:
+        if sequence.prefix is not None:  # it holds something, if only its place in the cache
             more = self.holdings.pages_for(tokens) - len(sequence.pages)
             if not self.holdings.make_room(more):
                 return False
