@@ -4,13 +4,15 @@
     python loadtest/simulate.py --traces chat-bursty --policies cost,prefix --seconds 60 --seed 3
     python loadtest/simulate.py --prefill 90 --decode 150 --seconds 12
 
-Prints a Markdown table for each trace. `cost` must reach 95 % of the oracle's cached tokens and a lower p99
-TTFT than each other policy; ends with 1 where it does not. One core, no GPU, no Redis.
+Prints a Markdown table for each trace. `cost` must find 95 % of the tokens that an oracle would: one that sees
+every pod's cache as it is ("at hand"), and one whose cache holds all that was ever computed anywhere ("repeated");
+and have a lower p99 TTFT than each other policy. Ends with 1 where it does not. One core, no GPU, no Redis.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -27,17 +29,18 @@ RIVALS = ("prefix", "least-loaded", "round-robin")
 
 def verdict(rows: dict[str, Summary]) -> list[str]:
     """What `cost` failed at."""
-    cost, oracle, failed = rows.get("cost"), rows.get("oracle"), []
+    cost = rows.get("cost")
     if cost is None:
         return []
-    if oracle and cost.cached_tokens < LEAST_SHARE * oracle.cached_tokens:
-        failed.append(f"cached tokens: {cost.cached_tokens / oracle.cached_tokens:.1%} of the oracle's")
-    if cost.found_share < LEAST_SHARE:
-        failed.append(f"cached tokens: {cost.found_share:.1%} of what some pod held")
-    for name in RIVALS:
-        if name in rows and rows[name].ttft_p99_s <= cost.ttft_p99_s:
-            failed.append(f"p99 TTFT: {name} is not later")
-    return failed
+    failed = [
+        f"cached tokens: {share:.1%} of all {what}"
+        for what, share in (("at hand", cost.found_share), ("repeated", cost.repeated_share))
+        if share < LEAST_SHARE
+    ]
+    rivals = [rows[name] for name in RIVALS if name in rows]
+    return failed + [
+        f"p99 TTFT: {one.policy} is not later" for one in rivals if one.ttft_p99_s <= cost.ttft_p99_s
+    ]
 
 
 def main() -> int:
@@ -50,6 +53,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="in which sessions begin")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    gc.disable()  # nothing here is freed by it, and it takes a third of the time
     shape = FleetShape(prefill=options.prefill, decode=options.decode, slow=options.slow)
     failures = 0
     for name in options.traces.split(","):
@@ -60,7 +64,7 @@ def main() -> int:
         wall_s = sum(one.wall_s for one in rows.values())
         sys.stdout.write(
             f"\n**{name}**, {trace.requests:,} requests, {trace.prompt_tokens / 1e6:.1f} M prompt tokens,"
-            f" {wall_s:.0f} s of CPU time\n\n{table(list(rows.values()), rows.get('oracle'))}\n"
+            f" {wall_s:.0f} s of CPU time\n\n{table(list(rows.values()))}\n"
             f"{'; '.join(failed) or 'met'}\n"
         )
         sys.stdout.flush()

@@ -32,10 +32,10 @@ class Contestant:
 
 POLICIES: Mapping[str, Contestant] = {
     **{name: Contestant(name) for name in PLACEMENTS},
-    "oracle": Contestant("prefix", sighted=True),
+    "prefix, sighted": Contestant("prefix", sighted=True),
     "cost, unified pods": Contestant("cost", unified=True),
 }
-"""The real policies; `oracle` goes where most is really cached, at once and whatever it costs; and the same
+"""The real policies; one that goes where most is really cached, at once and whatever it costs; and the same
 number of pods that all compute their own prompts."""
 
 
@@ -84,4 +84,4 @@ def simulate(
     routers = Routers(fleet, PLACEMENTS[contestant.policy](settings), shape.routers)
     play = Play(trace, routers)
     events.run(lambda: not play.left)
-    return summary(trace.name, name, play.done, time.process_time() - began)
+    return summary(trace, name, play.done, time.process_time() - began)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -44,6 +45,19 @@ class Trace:
     @property
     def prompt_tokens(self) -> int:
         return sum(turn.prompt for one in self.sessions for turn in one.turns)
+
+    @property
+    def repeated_tokens(self) -> int:
+        """Prompt tokens, in whole pages, that some earlier request had or was answered: what one endless
+        cache for all would save. Nobody can find more."""
+        turns = [(turn.at, turn, one.identities) for one in self.sessions for turn in one.turns]
+        seen, found = set[bytes](), 0
+        for _, turn, identities in sorted(turns, key=lambda entry: entry[0]):
+            pages = (turn.prompt - 1) // PAGE
+            depth = bisect_left(identities, True, hi=pages, key=lambda identity: identity not in seen)
+            found += depth * PAGE
+            seen.update(identities[depth : (turn.prompt + turn.output - 1) // PAGE])
+        return found
 
 
 Arrivals = Callable[[random.Random, float, float], Iterator[float]]
