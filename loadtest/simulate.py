@@ -4,9 +4,10 @@
     python loadtest/simulate.py --traces chat-bursty --policies cost,prefix --seconds 60 --seed 3
     python loadtest/simulate.py --prefill 90 --decode 150 --seconds 12
 
-Prints a Markdown table for each trace. `cost` must find 95 % of the tokens that an oracle would: one that sees
-every pod's cache as it is ("at hand"), and one whose cache holds all that was ever computed anywhere ("repeated");
-and have a lower p99 TTFT than each other policy. Ends with 1 where it does not. One core, no GPU, no Redis.
+Prints a Markdown table for each trace. `cost` must find 95 % of the tokens that an oracle would: one that
+sees every pod's cache as it is ("at hand"), and one whose cache holds all that was ever computed anywhere
+("repeated"); and have a lower p99 TTFT than each other policy. Ends with 1 where it does not. One core, no
+GPU, no Redis.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def test_a_worker_that_failed_or_lags_is_shunned_but_not_for_ever(health: Health
 
 
 def test_full_workers_are_waited_for_or_refuse() -> None:
-    full, roomy = lease("d0", pages=600, free=10, running=2), lease("d1", running=90)
+    full, roomy = lease("d0", pages=600, free=10, running=2), lease("d1", running=10)
     assert place(view([full, roomy]), query(4096)).decode == "d1"
     waits = place(view([full]), query(4096))
     assert waits.candidates[0].pages_s > 0.1
