@@ -187,11 +187,9 @@ def test_full_workers_are_waited_for_or_refuse() -> None:
 
 
 def test_pages_that_were_promised_since_the_last_beat_are_counted() -> None:
-    workers = [lease("d0", free=1000), lease("d1", free=900)]
-    seen = view(workers, {"d0": (4, 0), "d1": (3, 0)})
-    asked = query(4096, max_tokens=16)
-    found = place(seen, asked)
-    assert all(one.pages_s > 0.01 for one in found.candidates)
+    worker, asked = lease("d0", pages=1000, free=300), query(4096, max_tokens=16)
+    assert place(view([worker]), asked).candidates[0].pages_s == 0
+    assert place(view([worker], {"d0": (2, 0)}), asked).candidates[0].pages_s > 0.05
 
 
 # ---- refusals ----

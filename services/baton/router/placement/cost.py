@@ -87,7 +87,8 @@ class CostPolicy:
             stall_s = gap_s(compute_s, settings) * settings.stall_share * one.running
             weighed_s = compute_s * (1 + weight) + stall_s
             found.append((one.cost_s + one.queue_s + weighed_s, one, compute_s))
-        found.sort(key=lambda way: (way[0], way[1].seat.id))
+        seed = rank(query)
+        found.sort(key=lambda way: (way[0], way[1].requests, turn(way[1].seat, seed)))
         return [
             Way(cost_s, one, _itself(one, compute_s, weight * compute_s), 0.0, 0.0)
             for cost_s, one, compute_s in found[: settings.candidates]
@@ -98,19 +99,18 @@ class CostPolicy:
     ) -> list[Way]:
         """The best pairs, one an owner, cheapest first."""
         keep, handoff_s = self.settings.candidates, self.settings.handoff_ms / 1000
-        fastest, moves = view.roster.fastest_gbps, Moves(query, self.settings)
-        bounds = []
+        fastest, moves, seed = view.roster.fastest_gbps, Moves(query, self.settings), rank(query)
+        bounds: list[tuple[tuple[float, int, tuple[int, str]], float, float, Owner, list[Computer]]] = []
         for one in owned:
             found = by_group.get(one.seat.group)
             if found and one.seat.role == "decode":
                 fixed_s, least_s = one.cost_s + one.queue_s + handoff_s, moves.least_s(one, fastest)
-                bounds.append(
-                    (fixed_s + found[0].cost_s + least_s, one.seat.id, fixed_s, least_s, one, found)
-                )
+                order = fixed_s + found[0].cost_s + least_s, one.requests, turn(one.seat, seed)
+                bounds.append((order, fixed_s, least_s, one, found))
         bounds.sort()
         best: list[tuple[float, int, Way]] = []
-        for number, (bound_s, _, fixed_s, least_s, one, found) in enumerate(bounds):
-            if len(best) == keep and bound_s >= -best[0][0]:
+        for number, (order, fixed_s, least_s, one, found) in enumerate(bounds):
+            if len(best) == keep and order[0] >= -best[0][0]:
                 break
             computer, shown_s = _partner(one, found, least_s, moves)
             way = Way(fixed_s + computer.cost_s + shown_s, one, computer, shown_s, handoff_s)

@@ -150,7 +150,8 @@ def computers(seats: Sequence[Seat], view: View, query: Query, settings: Placeme
         later_s = weight * compute_s
         cost_s = queue_s + compute_s + later_s + health.penalty_s
         found.append(Computer(cost_s, seat, queue_s, compute_s, later_s, health.penalty_s, requests, cached))
-    found.sort(key=lambda one: (one.cost_s, one.seat.id))
+    seed = rank(query)
+    found.sort(key=lambda one: (one.cost_s, one.requests, turn(one.seat, seed)))
     return found
 
 
