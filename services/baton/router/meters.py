@@ -83,13 +83,15 @@ class Meters:
         self._gained, self._lost = gain.labels("gained"), gain.labels("lost")
         self._early, self._late = self._error.labels("early"), self._error.labels("late")
 
-    def prediction(self, decision: Decision, ttft_s: float) -> None:
-        """A placed request's first bytes came."""
+    def placed(self, decision: Decision) -> None:
         (self._local if decision.local else self._apart).inc()
-        error = ttft_s - decision.predicted_ttft_s
-        (self._late if error > 0 else self._early).observe(abs(error))
         if decision.gain_ttft_s:
             (self._gained if decision.gain_ttft_s > 0 else self._lost).inc(abs(decision.gain_ttft_s))
+
+    def prediction(self, decision: Decision, ttft_s: float) -> None:
+        """The first bytes of a stream came, so long after it was placed."""
+        error = ttft_s - decision.predicted_ttft_s
+        (self._late if error > 0 else self._early).observe(abs(error))
 
     def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Something that is read when asked for."""

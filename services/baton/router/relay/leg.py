@@ -48,6 +48,7 @@ class Leg:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
+        self._shared.meters.placed(self.placement.decision)
         if not self._stream:
             after_s = AT_LEAST_S + COMPUTED_AFTER * self.placement.decision.predicted_ttft_s
             self._timer = asyncio.get_running_loop().call_later(after_s, self._computed)

@@ -72,6 +72,7 @@ class SimulatedWorker:
         self._lines: set[Line] = set()
         self._used = 0
         self._incarnation = incarnation_id()
+        self._link: Link | None = None
         self._writer: EventWriter | None = None
         self._keeper: LeaseKeeper | None = None
         self._stack = AsyncExitStack()
@@ -90,7 +91,7 @@ class SimulatedWorker:
         self._peers.workers[settings.id] = self
         if settings.state_url:
             state = StateSettings(url=settings.state_url, prefix=settings.state_prefix)
-            link = await self._stack.enter_async_context(Link(state))
+            self._link = link = await self._stack.enter_async_context(Link(state))
             self._writer = EventWriter(link, settings.id, self._incarnation, self._snapshot)
             await self._stack.enter_async_context(self._writer)
             self._keeper = LeaseKeeper(
@@ -110,9 +111,10 @@ class SimulatedWorker:
     async def kill(self) -> None:
         """Sockets reset, the lease left to expire."""
         self._stack.pop_all()
-        if self._keeper is not None and self._writer is not None:
+        if self._keeper is not None and self._writer is not None and self._link is not None:
             await self._keeper._rounds.close()
             await self._writer._rounds.close()
+            await self._link.close()
         await self._close()
 
     async def _close(self) -> None:
