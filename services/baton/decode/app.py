@@ -21,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from baton.core.clock import Clock
-from baton.core.errors import Cancelled, InvalidRequest, ProtocolMismatch, Refused, WorkerDied
+from baton.core.errors import Cancelled, InvalidField, InvalidRequest, ProtocolMismatch, Refused, WorkerDied
 from baton.core.version import version
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
+from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
 from baton.decode.stream import Generation, events
 from baton.decode.work import Work, of_asked, of_placed
@@ -108,6 +109,7 @@ class App:
             Route("/health", self._readyz),
             Route("/version", self._version),
             Route("/lease", lease_endpoint(lambda: self.pod.lease)),
+            Route("/handoffs", self._handoffs),
         ]
 
     # ---- generating ----
@@ -179,6 +181,14 @@ class App:
         if refusal is None:
             return _json(told)
         return _json({**told, "reason": refusal.code, "message": str(refusal)}, status=503)
+
+    async def _handoffs(self, request: HttpRequest) -> Response:
+        """The last hand-overs; of those after the one numbered `after`."""
+        after = request.query_params.get("after", "0")
+        if not after.isdecimal():
+            raise InvalidField("after", f"need a number, not {after!r}")
+        front = self.pod.front
+        return _json(front.landings(int(after)) if isinstance(front, Receiver) else {"last": 0, "landed": []})
 
     async def _version(self, request: HttpRequest) -> Response:
         return _json({"version": version()})

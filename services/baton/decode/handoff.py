@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
 from baton.decode.choice import choose
-from baton.decode.landings import HandoffMeters
+from baton.decode.landings import HandoffMeters, Landing
 from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
 from baton.decode.timeline import Timeline
@@ -294,11 +294,13 @@ class Handoffs:
         if one is not None:
             one.landed = True
             assert self.worker.facts is not None  # it has started
-            bytes = one.pages * self.worker.facts.page_bytes
+            facts, request = self.worker.facts, one.request
+            bytes = one.pages * facts.page_bytes
             if self.meters is not None:
-                self.meters.seconds.observe(time.monotonic() - one.asked_at)
-                self.meters.bytes.inc(bytes)
-            if (timeline := self.timelines.get(one.request.id)) is not None:
+                tokens = min(one.pages * facts.page_size, len(request.token_ids) + len(request.generated))
+                seconds = time.monotonic() - one.asked_at
+                self.meters.landed(Landing(request.id, one.peer.pod or one.worker, tokens, bytes, seconds))
+            if (timeline := self.timelines.get(request.id)) is not None:
                 timeline.handed += bytes
             if self._current.get(one.request.id) is one:
                 del self._current[one.request.id]

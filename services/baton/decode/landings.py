@@ -1,11 +1,56 @@
-"""What a decode pod measures of its hand-overs."""
+"""What a decode pod measures of its hand-overs, and the last of them one by one."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from baton.protocol.engine import Load, Path
 from baton.telemetry import Metrics, buckets
+
+KEPT = 64
+"""Landings that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """One hand-over, when its last page has come."""
+
+    request: str
+    prefill: str
+    """The pod that computed it; its worker's name where that is not known."""
+    tokens: int
+    bytes: int
+    seconds: float
+    """From asking the prefill pod to the last page's landing."""
+
+
+class RecentLandings:
+    """For whoever wants to see hand-overs as they happen (`GET /handoffs`): asks for those after the last it
+    has seen."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._kept: deque[tuple[int, float, Landing]] = deque(maxlen=KEPT)
+        self._last = 0
+
+    def add(self, landing: Landing) -> None:
+        self._last += 1
+        self._kept.append((self._last, self._now(), landing))
+
+    def shown(self, after: int) -> dict[str, object]:
+        now = self._now()
+        landed = [
+            {
+                "request": one.request, "prefill": one.prefill, "tokens": one.tokens, "bytes": one.bytes,
+                "ms": round(one.seconds * 1000, 3), "age_s": round(now - at, 3),
+            }
+            for number, at, one in self._kept
+            if number > after
+        ]  # fmt: skip
+        return {"last": self._last, "landed": landed}
 
 
 class HandoffMeters:
@@ -18,6 +63,7 @@ class HandoffMeters:
             buckets.REQUEST_SECONDS,
         )
         self.bytes = metrics.counter("baton_handoff_bytes_total", "Bytes of pages that have landed here.")
+        self.recent = RecentLandings()
         self.failures = metrics.counter(
             "baton_handoff_failures_total", "Attempts that came to nothing.", ("reason",)
         )
@@ -29,13 +75,18 @@ class HandoffMeters:
             "What the path to a prefill pod's rank gave when they met.",
             ("peer", "transport", "direction"),
         )
-
+        self._sound = metrics.gauge(
+            "baton_peer_path_ok",
+            "1 when the path to a prefill pod's rank gave what the hardware allows, else 0.",
+            ("peer",),
+        )
         self._shown: dict[str, set[tuple[str, str, str]]] = {}
         """Worker → labels under which its paths are shown."""
 
     def met(self, pod: str, path: Path) -> None:
         """`pod`: how the other pod is called; empty where that is not known."""
         peer = f"{pod or path.worker}/{path.rank}"
+        self._sound.labels(peer).set(path.ok)
         for direction, gb_s in (("write", path.write_gb_s), ("read", path.read_gb_s)):
             labels = (peer, path.transport, direction)
             self._bandwidth.labels(*labels).set(gb_s * 1e9)
@@ -43,5 +94,13 @@ class HandoffMeters:
 
     def parted(self, worker: str) -> None:
         """That worker's paths are no more."""
-        for labels in self._shown.pop(worker, ()):
+        shown = self._shown.pop(worker, set())
+        for labels in shown:
             self._bandwidth.remove(*labels)
+        for peer in {labels[0] for labels in shown}:
+            self._sound.remove(peer)
+
+    def landed(self, landing: Landing) -> None:
+        self.seconds.observe(landing.seconds)
+        self.bytes.inc(landing.bytes)
+        self.recent.add(landing)

@@ -41,6 +41,10 @@ class Receiver:
             metrics, lambda: self.handoffs.inflight if self.handoffs else 0, lambda: self.load
         )
 
+    def landings(self, after: int) -> dict[str, object]:
+        """The last hand-overs, of those that came after the one numbered so."""
+        return self._meters.recent.shown(after) if self._meters else {"last": 0, "landed": []}
+
     @property
     def facts(self) -> EngineFacts | None:
         return self.worker.facts
