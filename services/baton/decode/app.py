@@ -183,12 +183,14 @@ class App:
         return _json({**told, "reason": refusal.code, "message": str(refusal)}, status=503)
 
     async def _handoffs(self, request: HttpRequest) -> Response:
-        """The last hand-overs; of those after the one numbered `after`."""
+        """The last hand-overs after the one numbered `after`, and what the cache has saved so far."""
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
             raise InvalidField("after", f"need a number, not {after!r}")
-        front = self.pod.front
-        return _json(front.landings(int(after)) if isinstance(front, Receiver) else {"last": 0, "landed": []})
+        front, meters = self.pod.front, self.meters
+        told = front.landings(int(after)) if isinstance(front, Receiver) else {"last": 0, "landed": []}
+        totals = {"prompt_tokens": meters.tokens("prompt"), "cached_tokens": meters.tokens("cached")}
+        return _json({**told, **totals})
 
     async def _version(self, request: HttpRequest) -> Response:
         return _json({"version": version()})

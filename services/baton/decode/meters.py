@@ -26,6 +26,7 @@ class Meters:
             ("kind",),
         )  # fmt: skip
         self.prompt, self.cached, self.generated = map(tokens.labels, ("prompt", "cached", "generated"))
+        self._tokens = tokens
         seconds = buckets.REQUEST_SECONDS
         self.ttft = metrics.histogram("baton_ttft_seconds", "From a request to its first token.", seconds)
         self.itl = metrics.histogram(
@@ -34,6 +35,11 @@ class Meters:
         self.e2e = metrics.histogram("baton_e2e_seconds", "Whole requests that were completed.", seconds)
         self._gauges(metrics)
         self._familiar(metrics, model)
+
+    def tokens(self, kind: str) -> int:
+        """Of that kind, so far."""
+        (family,) = self._tokens.labels(kind).collect()
+        return int(family.samples[0].value)
 
     def _gauges(self, metrics: Metrics) -> None:
         load = self._load

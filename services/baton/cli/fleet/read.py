@@ -66,10 +66,9 @@ class Picture:
 
     @property
     def figures(self) -> Figures:
-        """The router's own where there is one: it sees every request once. Else all pods' together."""
-        if self.router is not None and self.router.figures.values:
-            return self.router.figures
-        return together(pod.figures for pod in self.pods)
+        """All pods' and the router's: their names differ, but for those of every process."""
+        seen = [*self.pods, *([self.router] if self.router else [])]
+        return together(one.figures for one in seen)
 
     @property
     def troubles(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baton.cli.fleet.figures import Figures, together
+from baton.cli.fleet.figures import Figures
 from baton.cli.fleet.read import Picture, Sight
 
 RED, GREEN, YELLOW, DIM, BOLD, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[2m", "\033[1m", "\033[0m"
@@ -56,36 +56,32 @@ def _flow(now: Picture, before: Picture | None) -> list[str]:
     """What went through: rates, latencies, cache, hand-overs."""
     spent = now.at - before.at if before else 0.0
     figures = now.figures.since(before.figures) if before else now.figures
-    pods = _pods(now)
-    hand = pods.since(_pods(before)) if before else pods
-    rate = f" ({figures.total('baton_tokens_total', kind='generated') / spent:,.0f}/s)" if spent else ""
-    counted = figures if figures.has("baton_tokens_total") else hand
-    tokens = f"{counted.total('baton_tokens_total', kind='generated'):,.0f} tokens{rate}"
-    prompt = counted.total("baton_tokens_total", kind="prompt")
-    cached = counted.total("baton_tokens_total", kind="cached")
-    hit = f"{cached / prompt:.0%} of prompt tokens from cache" if prompt else "no prompt yet"
-    ended = {
-        outcome: figures.total("baton_requests_total", outcome=outcome)
-        for outcome in ("completed", "cancelled", "rejected", "failed")
-    }
+    # A router sees each request once, also one that went to two pods.
+    front = "baton_router" if figures.has("baton_router_requests_total") else "baton"
+    generated = figures.total(f"{front}_tokens_total", kind="generated")
+    rate = f" ({generated / spent:,.0f}/s)" if spent else ""
+    prompt = figures.total("baton_tokens_total", kind="prompt")
+    cached = figures.total("baton_tokens_total", kind="cached")
+    hit = f"{cached / prompt:.0%} of prompt tokens from cache" if prompt else "no prompt seen"
+    outcomes = ("completed", "cancelled", "rejected", "failed")
+    ended = {name: figures.total(f"{front}_requests_total", outcome=name) for name in outcomes}
     requests = ", ".join(f"{count:,.0f} {outcome}" for outcome, count in ended.items() if count)
     period = f"last {spent:.0f} s" if before else "since start"
+    ttft, itl = _spread(figures, f"{front}_ttft_seconds"), _spread(figures, f"{front}_itl_seconds")
     return [
-        f"{period}: {requests or 'no request'}; {tokens}; {hit}",
-        f"TTFT {_spread(figures, 'baton_ttft_seconds')}; ITL {_spread(figures, 'baton_itl_seconds')}; "
-        f"{_handed(hand)}",
+        f"{period}: {requests or 'no request'}; {generated:,.0f} tokens{rate}; {hit}",
+        f"TTFT {ttft}; ITL {itl}; {_handed(figures)}",
     ]
 
 
-def _handed(pods: Figures) -> str:
-    count, failed = pods.total("baton_handoff_seconds_count"), pods.total("baton_handoff_failures_total")
-    size = pods.total("baton_handoff_bytes_total") / 1e6
-    took = _spread(pods, "baton_handoff_seconds")
+def _handed(figures: Figures) -> str:
+    count, failed = (
+        figures.total("baton_handoff_seconds_count"),
+        figures.total("baton_handoff_failures_total"),
+    )
+    size = figures.total("baton_handoff_bytes_total") / 1e6
+    took = _spread(figures, "baton_handoff_seconds")
     return f"hand-overs {count:,.0f}, {took}, {size:,.1f} MB, {failed:,.0f} failed"
-
-
-def _pods(picture: Picture | None) -> Figures:
-    return together(pod.figures for pod in picture.pods) if picture else Figures()
 
 
 def _spread(figures: Figures, name: str) -> str:

@@ -66,7 +66,7 @@ class Course:
 def total(counter: Collects) -> float:
     """Of every series of a counter together."""
     return sum(
-        sample.value
+        float(sample.value)
         for family in counter.collect()
         for sample in family.samples
         if sample.name.endswith("_total")
