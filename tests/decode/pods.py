@@ -75,6 +75,8 @@ class Pods:
         async with asyncio.timeout(seconds):
             while self.handoffs.inflight or any(desk.open for desk in self.desks):
                 await asyncio.sleep(0.02)
+            while self.handoffs.unrecorded:
+                await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

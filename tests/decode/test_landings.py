@@ -11,7 +11,7 @@ from baton.testing.clock import ManualClock
 
 
 def landing(request: str) -> Landing:
-    return Landing(request, "prefill-0", 96, 1 << 20, 0.0041)
+    return Landing(request, "prefill-0", 96, 1 << 20, 0.0041, 0.052)
 
 
 def test_each_is_told_once_with_its_age() -> None:
@@ -24,7 +24,8 @@ def test_each_is_told_once_with_its_age() -> None:
     told: Any = recent.shown(0)
     assert [(one["request"], one["age_s"]) for one in told["landed"]] == [("a", 2.0), ("b", 0.0)]
     assert told["landed"][0] == {
-        "request": "a", "prefill": "prefill-0", "tokens": 96, "bytes": 1 << 20, "ms": 4.1, "age_s": 2.0,
+        "request": "a", "prefill": "prefill-0", "tokens": 96, "bytes": 1 << 20, "ms": 4.1,
+        "waited_ms": 52.0, "age_s": 2.0,
     }  # fmt: skip
     again: Any = recent.shown(told["last"])
     assert again == {"last": 2, "landed": []}

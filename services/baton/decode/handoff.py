@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
@@ -53,6 +53,8 @@ class Try:
     asked_at: float = 0.0
     """When the peer was asked; 0 before."""
     pages: int = 0
+    moved_s: float | None = None
+    """How long its pages were on their way, once its writer has said so."""
     landed: bool = False
     given_up: bool = False
     """Another attempt, or this pod itself, has taken over; only its end is awaited."""
@@ -78,6 +80,8 @@ class Handoffs:
         """By request id, while the request is open and its prompt is computed elsewhere."""
         self._asked: dict[str, str] = {}
         """Attempt whose first token is awaited → request, while that is open."""
+        self._landed: dict[str, Landing] = {}
+        """By attempt: landings whose writer has not said how long they took."""
         worker.listener = self
         for peer in self.peers:
             peer.owner = self
@@ -137,6 +141,11 @@ class Handoffs:
     def inflight(self) -> int:
         """Attempts whose end is not known."""
         return len(self._tries)
+
+    @property
+    def unrecorded(self) -> int:
+        """Landings whose writer has not said how long they took."""
+        return len(self._landed)
 
     def _watched(self, id: str, sink: Sink) -> Sink:
         def take(update: wire.Update) -> None:
@@ -247,10 +256,13 @@ class Handoffs:
                     timeline.began_at(message.marks, message.cached)
                 # The pages may have landed before this came; the engine knows which attempts it awaits.
                 self.worker.tell(wire.Began(attempt, token, logprob, scores))
-            case pods.Ended(attempt=attempt, complete=True):
+            case pods.Ended(attempt=attempt, complete=True, seconds=seconds):
                 one = self._of(peer, attempt)
-                if one is not None and not one.landed:
+                if one is not None:
+                    one.moved_s = seconds
                     asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
+                elif (done := self._landed.pop(attempt, None)) is not None:
+                    self._record(done, seconds)
             case pods.Ended(attempt=attempt, reason=reason):
                 one = self._of(peer, attempt)
                 if one is not None:
@@ -296,14 +308,22 @@ class Handoffs:
             assert self.worker.facts is not None  # it has started
             facts, request = self.worker.facts, one.request
             bytes = one.pages * facts.page_bytes
-            if self.meters is not None:
-                tokens = min(one.pages * facts.page_size, len(request.token_ids) + len(request.generated))
-                seconds = time.monotonic() - one.asked_at
-                self.meters.landed(Landing(request.id, one.peer.pod or one.worker, tokens, bytes, seconds))
+            tokens = min(one.pages * facts.page_size, len(request.token_ids) + len(request.generated))
+            waited = time.monotonic() - one.asked_at
+            landing = Landing(request.id, one.peer.pod or one.worker, tokens, bytes, 0.0, waited)
+            if one.moved_s is not None:
+                self._record(landing, one.moved_s)
+            else:  # its writer is about to say how long it took
+                self._landed[attempt] = landing
+                asyncio.get_running_loop().call_later(LANDING_S, self._landed.pop, attempt, None)
             if (timeline := self.timelines.get(request.id)) is not None:
                 timeline.handed += bytes
             if self._current.get(one.request.id) is one:
                 del self._current[one.request.id]
+
+    def _record(self, landing: Landing, seconds: float) -> None:
+        if self.meters is not None:
+            self.meters.landed(replace(landing, seconds=seconds))
 
     def ended(self, end: wire.LegEnd) -> None: ...
 

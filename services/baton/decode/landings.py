@@ -24,7 +24,9 @@ class Landing:
     tokens: int
     bytes: int
     seconds: float
-    """From asking the prefill pod to the last page's landing."""
+    """That its pages were on their way, from pool to pool."""
+    waited: float
+    """Seconds from asking the prefill pod to the last page's landing; the computing is in it."""
 
 
 class RecentLandings:
@@ -45,7 +47,8 @@ class RecentLandings:
         landed = [
             {
                 "request": one.request, "prefill": one.prefill, "tokens": one.tokens, "bytes": one.bytes,
-                "ms": round(one.seconds * 1000, 3), "age_s": round(now - at, 3),
+                "ms": round(one.seconds * 1000, 3), "waited_ms": round(one.waited * 1000, 3),
+                "age_s": round(now - at, 3),
             }
             for number, at, one in self._kept
             if number > after
@@ -59,7 +62,12 @@ class HandoffMeters:
     ) -> None:
         self.seconds = metrics.histogram(
             "baton_handoff_seconds",
-            "From asking a prefill pod to the last page's landing.",
+            "That a prompt's pages were on their way from pool to pool, as their writer measured it.",
+            buckets.TRANSFER_SECONDS,
+        )
+        self.waited = metrics.histogram(
+            "baton_handoff_wait_seconds",
+            "From asking a prefill pod to the last page's landing, its queue and its computing included.",
             buckets.REQUEST_SECONDS,
         )
         self.bytes = metrics.counter("baton_handoff_bytes_total", "Bytes of pages that have landed here.")
@@ -102,5 +110,6 @@ class HandoffMeters:
 
     def landed(self, landing: Landing) -> None:
         self.seconds.observe(landing.seconds)
+        self.waited.observe(landing.waited)
         self.bytes.inc(landing.bytes)
         self.recent.add(landing)

@@ -160,13 +160,14 @@ class LegDesk:
     # ---- what the worker says ----
 
     def ended(self, end: wire.LegEnd) -> None:
-        self._end(end.attempt, end.complete, "" if end.complete else "the leg was ended early")
+        reason = "" if end.complete else "the leg was ended early"
+        self._end(end.attempt, end.complete, reason, end.seconds)
 
-    def _end(self, attempt: str, complete: bool, reason: str) -> None:
+    def _end(self, attempt: str, complete: bool, reason: str, seconds: float = 0.0) -> None:
         for visitor in self._visitors.values():
             if attempt in visitor.legs:
                 visitor.legs.discard(attempt)
-                self._send(visitor.identity, pods.Ended(attempt, complete, reason))
+                self._send(visitor.identity, pods.Ended(attempt, complete, reason, seconds))
 
     def reserved(self, reservation: wire.Reservation) -> None: ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from baton.engine.intake import Reserved
-from baton.engine.legs import Push
+from baton.engine.legs import Ended, Push
 from baton.engine.loop import Engine
 from baton.engine.sequence import Leg
 from baton.protocol import engine as wire
@@ -27,8 +27,10 @@ class Exchange:
         self.landed: list[str] = []
         self.paths: list[wire.Path] = []
         self.lost: list[str] = []
-        self._sending: dict[tuple[str, int], list[bool]] = {}
+        self._sending: dict[tuple[str, int], list[wire.Sent]] = {}
         """Chunk → what each rank that has ended its share said."""
+        self._moving: dict[str, float] = {}
+        """Leg computed here → seconds that its pages have been on their way."""
         self._arrived: dict[str, dict[int, wire.Arrived]] = {}
         """Attempt → the last word of each rank."""
         self._writers: dict[str, tuple[str, float]] = {}
@@ -90,12 +92,8 @@ class Exchange:
 
     def take(self, report: wire.FromRank) -> None:
         match report:
-            case wire.Sent(attempt=attempt, chunk=chunk, ok=ok):
-                said = self._sending[attempt, chunk]
-                said.append(ok)
-                if len(said) == self.size:
-                    del self._sending[attempt, chunk]
-                    self.engine.legs.moved(attempt, all(said))
+            case wire.Sent():
+                self._take_sent(report)
             case wire.Arrived():
                 self._take_arrived(report)
             case wire.Met(path=path):
@@ -104,6 +102,15 @@ class Exchange:
                 self.lost.append(f"{worker} {reason}")
             case wire.Introduced() | wire.Taken():
                 raise AssertionError(f"{type(report).__name__} is not about hand-overs")
+
+    def _take_sent(self, report: wire.Sent) -> None:
+        attempt, chunk = report.attempt, report.chunk
+        said = self._sending[attempt, chunk]
+        said.append(report)
+        if len(said) == self.size:
+            del self._sending[attempt, chunk]
+            self._moving[attempt] = self._moving.get(attempt, 0.0) + max(one.seconds for one in said)
+            self.engine.legs.moved(attempt, all(one.ok for one in said))
 
     def _take_arrived(self, report: wire.Arrived) -> None:
         attempt = report.attempt
@@ -120,10 +127,13 @@ class Exchange:
         else:
             self.engine.intake.progress(attempt, min(one.pages for one in said.values()))
 
-    def ended(self, attempts: Iterable[str]) -> None:
+    def ended(self, legs: Iterable[Ended]) -> list[wire.LegEnd]:
         """These legs are over."""
-        for attempt in attempts:
-            self._timeouts.pop(attempt, None)
+        made = []
+        for one in legs:
+            self._timeouts.pop(one.attempt, None)
+            made.append(wire.LegEnd(one.attempt, one.complete, self._moving.pop(one.attempt, 0.0)))
+        return made
 
     def __repr__(self) -> str:
         return f"<Exchange {len(self._sending)} chunks on their way, {len(self._writers)} attempts asked for>"

@@ -77,8 +77,7 @@ class Lead:
         exchange = self.exchange
         reserved = exchange.reserved(happened.reserved)
         exchange.push(happened.pushes)
-        ended = [wire.LegEnd(one.attempt, one.complete) for one in happened.ended]
-        exchange.ended(one.attempt for one in ended)
+        ended = exchange.ended(happened.ended)
         landed, exchange.landed = exchange.landed, []
         paths, exchange.paths = exchange.paths, []
         lost, exchange.lost = exchange.lost, []

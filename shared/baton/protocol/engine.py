@@ -266,6 +266,9 @@ class LegEnd(msgspec.Struct, frozen=True):
 
     attempt: str
     complete: bool
+    seconds: float = 0.0
+    """That its pages were on their way: of each chunk from the first post to the last byte, at the slowest
+    rank."""
 
 
 class Wanting(msgspec.Struct, frozen=True):

@@ -74,6 +74,8 @@ class Ended(Message, frozen=True, tag=True):
     attempt: str
     complete: bool
     reason: str = ""
+    seconds: float = 0.0
+    """That its pages were on their way."""
 
 
 class Borrow(Message, frozen=True, tag=True):
