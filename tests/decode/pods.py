@@ -40,14 +40,14 @@ class Pods:
     timelines: dict[str, Timeline] = field(default_factory=dict)
 
     async def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, through: Any = None
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, through: Any = None, **where: Any
     ) -> list[list[int]]:
         """Greedy tokens of every prompt, all at once, handed over unless `through` another worker."""
-        asked = [self.begin(prompt, sampling, through or self.handoffs) for prompt in prompts]
+        asked = [self.begin(prompt, sampling, through or self.handoffs, **where) for prompt in prompts]
         return await asyncio.wait_for(asyncio.gather(*(future for _, future in asked)), 60)
 
     def begin(
-        self, prompt: Sequence[int], sampling: SamplingParams, through: Any
+        self, prompt: Sequence[int], sampling: SamplingParams, through: Any, **where: Any
     ) -> tuple[str, asyncio.Future[list[int]]]:
         facts = self.decode.facts
         assert facts is not None
@@ -67,7 +67,7 @@ class Pods:
         identities = page_identities(prompt, facts.page_size, salt)
         id = f"r{next(_ids)}"
         request = Request(id=id, token_ids=tuple(prompt), identities=identities, salt=salt, sampling=sampling)
-        through.submit(request, sink)
+        through.submit(request, sink, **where)
         return id, done
 
     async def settled(self, seconds: float = 10.0) -> None:

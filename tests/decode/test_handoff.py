@@ -71,6 +71,39 @@ def test_every_split_gives_the_tokens_of_one_worker(prefill: int, decode: int, c
     asyncio.run(check())
 
 
+def test_what_a_prefill_worker_lacks_and_another_holds_is_read_instead_of_computed(
+    checkpoint: Make,
+) -> None:
+    """Half of the second prompt was generated here; the prefill worker asked for it saw none of it."""
+
+    async def check() -> None:
+        settings = HandoffSettings(local_below=4)
+        async with running(checkpoint("qwen3").directory, prefill_ranks=[1, 1], settings=settings) as pods:
+            first, second = pods.desks
+            for desk, peer in zip(pods.desks, pods.peers, strict=True):
+                peer.pod = f"prefill-{pods.desks.index(desk)}"
+            long = SamplingParams(max_tokens=60, temperature=0.0, ignore_eos=True, seed=1)
+            opening = prompts(1, seed=11)[0][:80]
+            for worker in pods.prefills:  # so that each has measured how fast it computes
+                await pods.generate([prompts(1, seed=12)[0]], GREEDY, through=worker)
+            answer = (await pods.generate([opening], long, prefer=["prefill-0"]))[0]
+            turn = [*opening, *answer, *prompts(1, seed=13)[0][:30]]
+            handed = await pods.generate([turn], GREEDY, prefer=["prefill-1"])
+            assert second.lending.pages >= len(turn) // 16 - 3, "nothing was read from the decode worker"
+            assert first.lending.pages == 0
+            third = [*turn, *handed[0], 5, 6, 7]
+            again = await pods.generate([third], GREEDY, prefer=[], lender="prefill-1")
+            assert handed + again == await pods.generate([turn, third], GREEDY, through=pods.prefills[0])
+            await pods.settled()
+            assert not pods.handoffs.failures
+            async with asyncio.timeout(5):
+                while any(desk.loans or desk.lending.reading for desk in pods.desks):
+                    await asyncio.sleep(0.01)
+            assert pods.handoffs.lending.loans == 0
+
+    asyncio.run(check())
+
+
 def test_a_prefill_worker_that_dies_is_replaced_and_then_done_without(checkpoint: Make) -> None:
     async def check() -> None:
         settings = HandoffSettings(local_below=4, timeout_s=20)

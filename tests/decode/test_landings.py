@@ -36,7 +36,7 @@ def test_only_the_last_are_kept() -> None:
     for number in range(KEPT + 5):
         recent.add(landing(str(number)))
     told: Any = recent.shown(0)
-    assert told["last"] == KEPT + 5 and [one["request"] for one in told["landed"]][0] == "5"
+    assert told["last"] == KEPT + 5 and told["landed"][0]["request"] == "5"
 
 
 def test_a_path_s_verdict_is_a_gauge_until_the_worker_is_gone() -> None:

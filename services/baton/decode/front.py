@@ -53,9 +53,12 @@ class Front(Protocol):
         """Ends what is open with an error, and everything it started. Idempotent."""
         ...
 
-    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+    def submit(
+        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+    ) -> None:
         """`sink` gets the request's updates on the event loop, the last with `finish` set. `prefer`: ids of
-        the prefill pods to ask, best first; empty to compute the prompt here; None for whoever is there."""
+        the prefill pods to ask, best first; empty to compute the prompt here; None for whoever is there.
+        `lender`: a pod that holds more of the prompt's prefix, if any does."""
         ...
 
     def abort(self, id: str) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from baton.core.errors import BatonError
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
 from baton.decode.choice import choose
@@ -22,6 +23,7 @@ from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
 from baton.decode.timeline import Timeline
 from baton.engine.worker import Sink, Worker
+from baton.lending import Lending
 from baton.protocol import engine as wire
 from baton.protocol import pods
 
@@ -50,6 +52,8 @@ class Try:
     prefer: tuple[str, ...]
     tried: tuple[Peer, ...]
     """Peers that were asked before."""
+    lender: str
+    """The pod whose pool holds most of the prompt's prefix, as far as the router knew."""
     asked_at: float = 0.0
     """When the peer was asked; 0 before."""
     pages: int = 0
@@ -82,6 +86,9 @@ class Handoffs:
         """Attempt whose first token is awaited → request, while that is open."""
         self._landed: dict[str, Landing] = {}
         """By attempt: landings whose writer has not said how long they took."""
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        """By request id: requests that wait for a prefix which is being read."""
+        self.lending = Lending(worker, self._send_to)
         worker.listener = self
         for peer in self.peers:
             peer.owner = self
@@ -111,31 +118,54 @@ class Handoffs:
 
     # ---- what the pod's front calls ----
 
-    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
-        """Serve a request; as `Worker.submit`. `prefer`: ids of pods to ask for its prompt, best first; empty
-        to compute it here; None to let this pod choose."""
+    def submit(
+        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+    ) -> None:
+        """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
         watched = self._watched(request.id, sink)
         here = prefer is not None and not prefer
         peer = None if here else self._choose(prefer or ())
         if peer is None:
             if here or self.settings.allow_local:
-                self.worker.submit(request, watched)
+                self._compute(request, watched, lender)
             else:
                 watched(_unavailable(request.id))
             return
-        one = self._try(request, peer, tuple(prefer or ()), ())
+        one = self._try(request, peer, tuple(prefer or ()), (), lender)
         ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.settings.local_below)
         self.worker.open_with(ask, watched)
 
+    def _compute(self, request: Request, sink: Sink, lender: str) -> None:
+        """Compute a prompt here, once what a prefill pod holds of it has been read if that is worth it."""
+        owner = next((peer.worker for peer in self.peers if lender and peer.pod == lender), "")
+        if owner and 0 < self.lending.least(owner) <= len(request.identities):
+            self._reading[request.id] = asyncio.create_task(self._read_and_compute(request, sink, owner))
+        else:
+            self.worker.submit(request, sink)
+
+    async def _read_and_compute(self, request: Request, sink: Sink, owner: str) -> None:
+        await self.lending.read(owner, request.identities)
+        self._reading.pop(request.id, None)
+        if (timeline := self.timelines.get(request.id)) is not None:
+            timeline.mark("prefix read")
+        try:
+            self.worker.submit(request, sink)
+        except BatonError as error:
+            finish = Finish.ERROR.value
+            sink(wire.Update(request.id, finish=finish, error=str(error), code=error.code))
+
     def abort(self, id: str) -> None:
         """As `Worker.abort`: both pods stop working on it."""
+        reading = self._reading.pop(id, None)
+        if reading is not None:
+            reading.cancel()
         self.worker.abort(id)
         self._close(id)
 
     @property
     def open(self) -> int:
-        return self.worker.open
+        return self.worker.open + len(self._reading)
 
     @property
     def inflight(self) -> int:
@@ -179,9 +209,11 @@ class Handoffs:
         busy = Counter(id(one.peer) for one in self._tries.values())
         return choose(self.peers, busy, prefer, tried)
 
-    def _try(self, request: Request, peer: Peer, prefer: tuple[str, ...], tried: tuple[Peer, ...]) -> Try:
+    def _try(
+        self, request: Request, peer: Peer, prefer: tuple[str, ...], tried: tuple[Peer, ...], lender: str
+    ) -> Try:
         deadline = time.monotonic() + self.settings.timeout_s
-        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried)
+        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender)
         self._tries[one.attempt] = self._current[request.id] = one
         return one
 
@@ -196,7 +228,7 @@ class Handoffs:
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
         remaining = max(0.1, one.deadline - time.monotonic())
-        leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining)
+        leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining, one.lender)
         one.peer.send(leg)
         self._mark(one, "asked")
         self._asked[one.attempt] = one.request.id
@@ -240,7 +272,7 @@ class Handoffs:
         tried = (*one.tried, one.peer)
         peer = self._choose(one.prefer, tried) if len(tried) < self.settings.tries else None
         if peer is not None:
-            again = self._try(one.request, peer, one.prefer, tried)
+            again = self._try(one.request, peer, one.prefer, tried, one.lender)
             self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
         else:
             del self._current[one.request.id]
@@ -256,20 +288,32 @@ class Handoffs:
                     timeline.began_at(message.marks, message.cached)
                 # The pages may have landed before this came; the engine knows which attempts it awaits.
                 self.worker.tell(wire.Began(attempt, token, logprob, scores))
-            case pods.Ended(attempt=attempt, complete=True, seconds=seconds):
-                one = self._of(peer, attempt)
-                if one is not None:
-                    one.moved_s = seconds
-                    asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
-                elif (done := self._landed.pop(attempt, None)) is not None:
-                    self._record(done, seconds)
-            case pods.Ended(attempt=attempt, reason=reason):
-                one = self._of(peer, attempt)
-                if one is not None:
-                    log.info("attempt %s ended early: %s", attempt, reason)
-                    self._failed(one, "ended", over=True)
+            case pods.Ended():
+                self._take_end(peer, message)
+            case pods.Borrow() | pods.Lent() | pods.Returned():
+                self.lending.heard(peer.worker, message)
             case _:
                 pass
+
+    def _take_end(self, peer: Peer, end: pods.Ended) -> None:
+        one = self._of(peer, end.attempt)
+        if one is None:
+            landing = self._landed.pop(end.attempt, None)
+            if landing is not None:
+                self._record(landing, end.seconds)
+        elif end.complete:
+            one.moved_s = end.seconds
+            asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
+        else:
+            log.info("attempt %s ended early: %s", end.attempt, end.reason)
+            self._failed(one, "ended", over=True)
+
+    def _send_to(self, worker: str, message: pods.Message) -> bool:
+        for peer in self.peers:
+            if peer.worker == worker:
+                peer.send(message)
+                return True
+        return False
 
     def _of(self, peer: Peer, attempt: str) -> Try | None:
         """The attempt, if this peer was asked for it."""
@@ -292,6 +336,7 @@ class Handoffs:
     def gone(self, peer: Peer, worker: str, reason: str) -> None:
         """A peer fell silent, left, or came back as another incarnation."""
         log.info("prefill worker gone", extra={"pod": peer.pod, "worker": worker, "reason": reason})
+        self.lending.gone(worker)
         self.worker.tell(wire.Part(worker))
         self._paths.pop(worker, None)
         if self.meters is not None:
@@ -328,6 +373,7 @@ class Handoffs:
     def ended(self, end: wire.LegEnd) -> None: ...
 
     def met(self, path: wire.Path) -> None:
+        self.lending.met(path)
         peer = next((peer for peer in self.peers if peer.worker == path.worker), None)
         if peer is not None:
             peer.met = True

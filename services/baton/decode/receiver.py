@@ -15,6 +15,7 @@ from baton.decode.peer import Peer
 from baton.decode.settings import DecodeSettings
 from baton.engine.spec import RankLogs
 from baton.engine.worker import Progress, Sink, Worker
+from baton.lending import measure
 from baton.membership import Membership, introduction
 from baton.protocol import pods
 from baton.protocol.engine import EngineFacts, Load
@@ -40,6 +41,7 @@ class Receiver:
         self._meters = HandoffMeters(
             metrics, lambda: self.handoffs.inflight if self.handoffs else 0, lambda: self.load
         )
+        measure(metrics, lambda: self.handoffs.lending if self.handoffs else None)
 
     def landings(self, after: int) -> dict[str, object]:
         """The last hand-overs, of those that came after the one numbered so."""
@@ -90,9 +92,11 @@ class Receiver:
             await peer.__aexit__()
         await self.worker.close()
 
-    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+    def submit(
+        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+    ) -> None:
         assert self.handoffs is not None, "a request before the start"
-        self.handoffs.submit(request, sink, prefer)
+        self.handoffs.submit(request, sink, prefer, lender)
 
     def abort(self, id: str) -> None:
         if self.handoffs is not None:

@@ -61,7 +61,8 @@ class Generation:
         try:
             for sequence in self.sequences:
                 if sequence.index not in self.work.ended:
-                    self._front.submit(sequence.request, partial(self._take, sequence), self.work.prefill)
+                    sink = partial(self._take, sequence)
+                    self._front.submit(sequence.request, sink, self.work.prefill, self.work.lender)
         except BaseException:
             self._abort()
             raise

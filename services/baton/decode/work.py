@@ -29,6 +29,8 @@ class Work:
     """Another pod began to answer."""
     prefill: tuple[str, ...] | None = None
     """Who is to compute the prompts, best first; empty for this pod, None for anybody."""
+    lender: str = ""
+    """A pod that holds more of the prompts' prefix than those."""
     timeline: bool = False
 
     @property
@@ -51,7 +53,7 @@ def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
     )
     return Work(
         shape=placed.shape, requests=requests, prompts=prompts, ended=frozenset(placed.ended),
-        resumes=placed.resumes, prefill=placed.prefill, timeline=placed.timeline,
+        resumes=placed.resumes, prefill=placed.prefill, lender=placed.lender, timeline=placed.timeline,
     )  # fmt: skip
 
 

@@ -98,9 +98,10 @@ def _membership(
 
 
 async def _drained(desk: LegDesk, seconds: float) -> None:
-    """Until the legs that are open have ended, their pushes included, or the time is up."""
+    """Until the legs that are open have ended, their pushes included, and nobody reads here any more, or the
+    time is up."""
     deadline = asyncio.get_running_loop().time() + seconds
-    while desk.open and asyncio.get_running_loop().time() < deadline:
+    while (desk.open or desk.loans) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
 
 

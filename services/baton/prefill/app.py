@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from baton.engine.worker import Worker
 from baton.http import application
+from baton.lending import measure
 from baton.membership import Membership, lease_endpoint
 from baton.prefill.legs import LegDesk
 from baton.telemetry import CONTENT_TYPE, Metrics
@@ -40,6 +41,7 @@ class App:
         gauge("baton_decode_workers", "Decode workers that are in touch.").set_function(
             lambda: len(self.desk.visitors) if self.desk else 0
         )
+        measure(self.metrics, lambda: self.desk.lending if self.desk else None)
 
     def starlette(self) -> Starlette:
         return application(

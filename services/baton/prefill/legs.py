@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import zmq
@@ -19,6 +19,7 @@ import zmq.asyncio
 
 from baton.core.errors import BatonError, ProtocolMismatch
 from baton.engine.worker import Sink, Worker
+from baton.lending import Lending
 from baton.protocol import engine as wire
 from baton.protocol import pods
 from baton.protocol.secret import secure
@@ -57,6 +58,9 @@ class LegDesk:
         self._visitors: dict[str, Visitor] = {}
         self._known: dict[bytes, Visitor] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        """Legs that wait for a prefix which is being read, by attempt."""
+        self.lending = Lending(worker, self._send_to)
         worker.listener = self
 
     async def __aenter__(self) -> LegDesk:
@@ -67,15 +71,21 @@ class LegDesk:
         """Visitors are told, so that nobody waits for silence; what they asked for is ended by the worker."""
         for visitor in self._visitors.values():
             self._send(visitor.identity, pods.Refused("this worker has left"))
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._reading.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._context.destroy(linger=500)
 
     @property
     def open(self) -> int:
         """Legs whose end has not been said."""
         return sum(len(visitor.legs) for visitor in self._visitors.values())
+
+    @property
+    def loans(self) -> int:
+        """Prefixes that others are reading here."""
+        return self.lending.loans
 
     @property
     def visitors(self) -> tuple[str, ...]:
@@ -109,7 +119,10 @@ class LegDesk:
         match message:
             case pods.Leg():
                 self._begin(visitor, message)
+            case pods.Borrow() | pods.Lent() | pods.Returned():
+                self.lending.heard(visitor.worker, message)
             case pods.AbortLeg(attempt=attempt):
+                self._stop_reading(attempt)
                 self.worker.tell(wire.AbortLeg(attempt))
                 visitor.legs.add(attempt)  # its end is said even if it never began
             case _:
@@ -138,8 +151,39 @@ class LegDesk:
             self._send(visitor.identity, pods.Ended(leg.attempt, False, "this prefill worker is draining"))
             return
         visitor.legs.add(leg.attempt)
+        owner, pages = self._owner(visitor, leg)
+        if owner and pages >= (self.lending.least(owner) or pages + 1):
+            identities = leg.request.identities[:pages]
+            reading = asyncio.create_task(self._read_and_run(visitor, leg, owner, identities))
+            self._reading[leg.attempt] = reading
+        else:
+            self._run(visitor, leg, leg.timeout_s)
+
+    def _owner(self, visitor: Visitor, leg: pods.Leg) -> tuple[str, int]:
+        """Whose pool may hold what this one lacks, and how many pages of the prompt: the pod that was named,
+        or the visitor, which has all before those it wants."""
+        for other in self._visitors.values():
+            if leg.lender and other.pod == leg.lender:
+                return other.worker, len(leg.request.identities)
+        return visitor.worker, min(leg.first, len(leg.request.identities))
+
+    async def _read_and_run(
+        self, visitor: Visitor, leg: pods.Leg, owner: str, identities: Sequence[bytes]
+    ) -> None:
+        began = time.monotonic()
+        await self.lending.read(owner, identities)
+        self._reading.pop(leg.attempt, None)
+        self._run(visitor, leg, max(0.1, leg.timeout_s - (time.monotonic() - began)))
+
+    def _stop_reading(self, attempt: str) -> None:
+        """The leg of this attempt will not be run."""
+        reading = self._reading.pop(attempt, None)
+        if reading is not None:
+            reading.cancel()
+
+    def _run(self, visitor: Visitor, leg: pods.Leg, timeout_s: float) -> None:
         request = replace(leg.request, id=leg.attempt)
-        message = wire.RunLeg(request, visitor.worker, leg.first, leg.pages, leg.timeout_s)
+        message = wire.RunLeg(request, visitor.worker, leg.first, leg.pages, timeout_s)
         try:
             self.worker.open_with(message, self._sink(visitor, leg.attempt))
         except BatonError as error:
@@ -175,6 +219,7 @@ class LegDesk:
 
     def met(self, path: wire.Path) -> None:
         level = logging.INFO if path.ok else logging.ERROR
+        self.lending.met(path)
         visitor = self._visitors.get(path.worker)
         if visitor is not None and visitor.pod:
             self.measured(visitor.pod, path)
@@ -208,10 +253,18 @@ class LegDesk:
     def _dismiss(self, visitor: Visitor) -> None:
         """End everything of a visitor; it is welcome again when it says hello."""
         for attempt in visitor.legs:
+            self._stop_reading(attempt)
             self.worker.tell(wire.AbortLeg(attempt))
+        self.lending.gone(visitor.worker)
         self.worker.tell(wire.Part(visitor.worker))
         self._visitors.pop(visitor.worker, None)
         self._known.pop(visitor.identity, None)
+
+    def _send_to(self, worker: str, message: pods.Message) -> bool:
+        visitor = self._visitors.get(worker)
+        if visitor is not None:
+            self._send(visitor.identity, message)
+        return visitor is not None
 
     def _send(self, identity: bytes, message: pods.Message) -> None:
         with contextlib.suppress(zmq.ZMQError):  # a visitor that has gone is noticed by its silence

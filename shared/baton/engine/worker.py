@@ -160,9 +160,11 @@ class Worker:
 
     # ---- requests ----
 
-    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
-        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer` is for
-        workers that have prompts computed elsewhere."""
+    def submit(
+        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+    ) -> None:
+        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer` and
+        `lender` are for workers that have others to ask."""
         self.open_with(wire.Submit(request), sink)
 
     def open_with(self, message: wire.Submit | wire.Ask | wire.RunLeg, sink: Sink) -> None:

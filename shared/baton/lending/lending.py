@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from baton.core.ids import attempt_id
 from baton.engine.worker import Worker
+from baton.lending.worth import Rates, worth_reading
 from baton.protocol import engine as wire
 from baton.protocol import pods
 
@@ -26,6 +27,9 @@ Send = Callable[[str, pods.Message], bool]
 
 LONGEST_S = 30.0
 """The most time that a reader may ask for."""
+READ_S = 2.0
+"""How long a request waits for a prefix at most. Less than the silence after which a pod is taken for lost:
+an owner never takes back pages that a reader it lost sight of still reads."""
 GRACE_S = 8.0
 """After a fetch's time is up, its reads come to their end within this: the mover's bound."""
 
@@ -52,6 +56,8 @@ class Lending:
         """Fetches that were begun and brought nothing."""
         self._send = send
         self._open: dict[str, Open] = {}
+        self._read_gb_s: dict[str, dict[int, float]] = {}
+        """Worker → what reading from it gave, for each rank of ours."""
         self._lent: dict[str, str] = {}
         """Loan → reader, until it is returned."""
         worker.reader = self
@@ -67,6 +73,31 @@ class Lending:
         return len(self._open)
 
     # ---- reading ----
+
+    def met(self, path: wire.Path) -> None:
+        """The path to a worker's rank has been measured."""
+        ranks = self._read_gb_s.setdefault(path.worker, {})
+        ranks[path.rank] = min(path.read_gb_s, ranks.get(path.rank, path.read_gb_s))
+
+    def least(self, owner: str) -> int:
+        """The fewest missing pages that are worth reading from this worker; 0 when none are."""
+        facts, load = self.worker.facts, self.worker.load
+        if facts is None or load is None:
+            return 0
+        return worth_reading(
+            Rates(
+                page_bytes=facts.page_bytes, page_tokens=facts.page_size,
+                tokens_per_s=load.prefill_tokens_per_s,
+                bytes_per_s=sum(self._read_gb_s.get(owner, {}).values()) * 1e9,
+            )
+        )  # fmt: skip
+
+    async def read(self, owner: str, identities: Sequence[bytes]) -> int:
+        """As `fetch`, if it is worth it by what was measured."""
+        least = self.least(owner)
+        if not least or len(identities) < least:
+            return 0
+        return await self.fetch(owner, identities, least, READ_S)
 
     async def fetch(self, owner: str, identities: Sequence[bytes], least: int, timeout_s: float) -> int:
         """Read what is missing here of a prefix from its owner if that is at least so many pages; how many
@@ -147,6 +178,7 @@ class Lending:
     def gone(self, worker: str) -> None:
         """A worker is lost: what it lends will not come. What it borrowed stays until its time is up: it may
         be this end that fell silent, and the other one that still reads."""
+        self._read_gb_s.pop(worker, None)
         for id, fetch in list(self._open.items()):
             if fetch.owner == worker:
                 self.worker.tell(wire.Pull(id, ()))

@@ -39,6 +39,9 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """An earlier attempt was lost with its pod, after its first event."""
     prefill: tuple[str, ...] | None = None
     """Ids of prefill pods to ask, best first; empty to compute here; None to let the pod choose."""
+    lender: str = ""
+    """A pod that holds more of the prompt's prefix than those above: its pages may be read instead of
+    computed. Empty where none does."""
     timeline: bool = False
     """Tell when what happened: an event before `[DONE]`, or the answer's `baton`, carries it."""
 

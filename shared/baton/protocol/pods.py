@@ -50,6 +50,8 @@ class Leg(Message, frozen=True, tag=True):
     first: int
     pages: tuple[int, ...]
     timeout_s: float
+    lender: str = ""
+    """A pod that is said to hold more of the prompt's prefix than either of us; empty where none is."""
 
 
 class AbortLeg(Message, frozen=True, tag=True):
