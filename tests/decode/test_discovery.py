@@ -64,6 +64,7 @@ class Prefill:
         assert self.member.keeper is not None and self.member.writer is not None
         await self.member.keeper._rounds.close()
         await self.member.writer._rounds.close()
+        self.desk.worker.listener = None
         for task in self.desk._tasks:
             task.cancel()
         self.desk._context.destroy(linger=0)
@@ -241,7 +242,7 @@ def test_a_pod_that_falls_silent_is_dropped_and_one_of_another_generation_never_
             work = asyncio.create_task(found.ask(20, seed=2))
             await eventually(lambda: first.desk.open > 0)
             await first.fall_silent()
-            await work
+            await asyncio.wait_for(work, 15)
             await eventually(lambda: found.peer("p-0") is None)
             assert want == await found.ask(10, seed=1)
             assert found.peer("p-1") is None and not other.desk.visitors

@@ -291,3 +291,24 @@ def test_a_prompt_whose_writer_fell_silent_is_computed_here_on_other_pages(lande
     pair.decode.intake.over(reserved.attempt)
     pair.finish()
     assert pair.tokens["r"] == continuation(prompt, 5, VOCAB)
+
+
+@pytest.mark.parametrize("tokens", [58, 60])
+def test_a_prompt_that_landed_and_whose_first_token_was_lost_is_finished_here(tokens: int) -> None:
+    pair = Pair(0)
+    prompt = list(range(tokens))
+    pair.ask(request("r", prompt, 5))
+    (reserved,) = pair.decode.step().reserved
+    assert isinstance(pair.decode.runner, MirrorRunner)
+    for index, page in enumerate(reserved.pages):
+        part = prompt[index * 4 : index * 4 + 4]
+        pair.decode.runner.pool[page, : len(part)] = part
+    pair.decode.intake.landed(reserved.attempt)
+    for _ in range(3):
+        pair.decode.step()
+    pair.decode.intake.local("r")
+    before = pair.decode.scheduler.steps
+    pair.talk.clear()
+    pair.finish()
+    assert pair.tokens["r"] == continuation(prompt, 5, VOCAB)
+    assert pair.decode.scheduler.sequences == {} and pair.decode.scheduler.steps - before <= 7

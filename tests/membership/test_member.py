@@ -1,4 +1,4 @@
-"""A real engine in a real Redis: what a router sees of it while it joins, serves, drains and leaves."""
+"""A real engine and a real Redis: what a router sees of a pod that joins, serves, outlives, drains, leaves."""
 
 from __future__ import annotations
 
@@ -111,9 +111,10 @@ async def _joins(worker: Worker, member: Membership, mirror: FleetMirror, early:
     await eventually(
         lambda: worker.load is not None and mirror.index.pages["d-0"] == worker.load.pages_cached
     )
-    await eventually(lambda: mirror.fleet.workers["d-0"].load.decode_step_ms > 0, 3.0)
+    await eventually(lambda: mirror.fleet.workers["d-0"].load == member.lease.load, 3.0)
     load = mirror.fleet.workers["d-0"].load
-    assert load.prefill_tokens_per_s > 0 and load.prefill_tokens_queued == load.running == 0
+    assert load.decode_step_ms > 0 and load.prefill_tokens_per_s > 0
+    assert load.prefill_tokens_queued == load.running == 0
     assert load.pages_free + load.pages_evictable == 40
     member.measured("p-0", Path("inc-9", 0, True, "", 2.5, 2.0, "tcp"))
     assert await eventually(lambda: mirror.fleet.workers["d-0"].bandwidths == {"p-0": 2.5}) < 0.6, "at once"

@@ -12,11 +12,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from baton.core.errors import BatonError
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
+from baton.decode.attempts import Try
 from baton.decode.choice import choose
 from baton.decode.landings import HandoffMeters, Landing
 from baton.decode.peer import Peer
@@ -36,32 +37,6 @@ FENCE_S = 6.0
 """A write posted in time has landed or failed for good this long after its deadline (the mover's bound)."""
 LANDING_S = 10.0
 """How long after a complete leg's end its last pages may take to be seen here."""
-
-
-@dataclass(slots=True)
-class Try:
-    """One attempt at one request's hand-over."""
-
-    request: Request
-    attempt: str
-    peer: Peer
-    worker: str
-    """The peer's incarnation that is asked."""
-    deadline: float
-    """By the loop's clock; for the writer nothing may be posted later."""
-    prefer: tuple[str, ...]
-    tried: tuple[Peer, ...]
-    """Peers that were asked before."""
-    lender: str
-    """The pod whose pool holds most of the prompt's prefix, as far as the router knew."""
-    asked_at: float = 0.0
-    """When the peer was asked; 0 before."""
-    pages: int = 0
-    moved_s: float | None = None
-    """How long its pages were on their way, once its writer has said so."""
-    landed: bool = False
-    given_up: bool = False
-    """Another attempt, or this pod itself, has taken over; only its end is awaited."""
 
 
 class Handoffs:
@@ -258,9 +233,7 @@ class Handoffs:
     def _failed(self, one: Try, reason: str, *, over: bool) -> None:
         """An attempt came to nothing: ask another peer, or compute the rest here. `over`: its writer has
         ended, so its pages can be written again at once."""
-        self.failures[reason] = self.failures.get(reason, 0) + 1
-        if self.meters is not None:
-            self.meters.failures.labels(reason).inc()
+        self._count(reason)
         if over:
             self._over(one.attempt)
         else:
@@ -278,14 +251,17 @@ class Handoffs:
             del self._current[one.request.id]
             self.worker.tell(wire.Local(one.request.id))
 
+    def _count(self, reason: str) -> None:
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+        if self.meters is not None:
+            self.meters.failures.labels(reason).inc()
+
     # ---- what peers say ----
 
     def heard(self, peer: Peer, message: pods.PodMessage) -> None:
         match message:
             case pods.First(attempt=attempt, token=token, logprob=logprob, scores=scores):
-                if timeline := self.timelines.get(self._asked.pop(attempt, "")):
-                    timeline.prefill = peer.pod or peer.worker
-                    timeline.began_at(message.marks, message.cached)
+                self._begun(peer, message)
                 # The pages may have landed before this came; the engine knows which attempts it awaits.
                 self.worker.tell(wire.Began(attempt, token, logprob, scores))
             case pods.Ended():
@@ -315,6 +291,24 @@ class Handoffs:
                 return True
         return False
 
+    def _begun(self, peer: Peer, first: pods.First) -> None:
+        id = self._asked.pop(first.attempt, "")
+        if timeline := self.timelines.get(id):
+            timeline.prefill = peer.pod or peer.worker
+            timeline.began_at(first.marks, first.cached)
+        one = self._current.get(id)
+        if one is not None and one.attempt == first.attempt and one.landed:
+            del self._current[id]
+
+    def _unsaid(self, one: Try) -> None:
+        """Its pages are here and its first token was lost: that is computed again."""
+        if one.landed and self._current.get(one.request.id) is one:
+            log.warning("attempt %s has landed and its first token has not come", one.attempt)
+            self._count("unsaid")
+            self._asked.pop(one.attempt, None)
+            del self._current[one.request.id]
+            self.worker.tell(wire.Local(one.request.id))
+
     def _of(self, peer: Peer, attempt: str) -> Try | None:
         """The attempt, if this peer was asked for it."""
         one = self._tries.get(attempt)
@@ -343,6 +337,8 @@ class Handoffs:
             self.meters.parted(worker)
         for one in [t for t in self._tries.values() if t.worker == worker and t.asked_at and not t.landed]:
             self._failed(one, "peer_lost", over=False)
+        for one in [t for t in self._current.values() if t.worker == worker]:
+            self._unsaid(one)
 
     # ---- what the worker says ----
 
@@ -363,8 +359,11 @@ class Handoffs:
                 asyncio.get_running_loop().call_later(LANDING_S, self._landed.pop, attempt, None)
             if (timeline := self.timelines.get(request.id)) is not None:
                 timeline.handed += bytes
-            if self._current.get(one.request.id) is one:
-                del self._current[one.request.id]
+            if self._current.get(request.id) is one:
+                if attempt in self._asked:  # its first token is yet to come
+                    asyncio.get_running_loop().call_later(LANDING_S, self._unsaid, one)
+                else:
+                    del self._current[request.id]
 
     def _record(self, landing: Landing, seconds: float) -> None:
         if self.meters is not None:

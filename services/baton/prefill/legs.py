@@ -8,11 +8,11 @@ so that nothing is computed for nobody. Runs on the event loop; nothing here wai
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -267,8 +267,10 @@ class LegDesk:
         return visitor is not None
 
     def _send(self, identity: bytes, message: pods.Message) -> None:
-        with contextlib.suppress(zmq.ZMQError):  # a visitor that has gone is noticed by its silence
-            self._socket.send_multipart([identity, pods.encode(message)], zmq.NOBLOCK)
+        """A visitor that has gone is noticed by its silence."""
+        sent: Any = self._socket.send_multipart([identity, pods.encode(message)], zmq.NOBLOCK)
+        if sent.done():
+            sent.exception()  # seen: or asyncio would complain of it
 
     def __repr__(self) -> str:
         return f"<LegDesk {self.address}: {len(self._visitors)} visitors, {self.open} legs>"

@@ -101,11 +101,16 @@ class Intake:
     def local(self, id: str) -> None:
         """Compute the rest of this prompt here, keeping what has landed."""
         arrival = self._arrivals.get(id)
-        if arrival is None or arrival.sequence.finish is not None:
+        if arrival is None or arrival.sequence.finish is not None or (arrival.landed and arrival.begun):
             return
         self._withdraw(arrival)
         self._forget(id)
-        self.scheduler.queue(arrival.sequence)
+        sequence = arrival.sequence
+        if sequence.computed >= len(sequence.tokens):
+            # All has landed but the first token, which was lost with its writer: the cache has the pages,
+            # and as for any prompt that it holds, the last few tokens are computed again.
+            self.scheduler.holdings.release(sequence)
+        self.scheduler.queue(sequence)
 
     def retry(self, id: str, attempt: str) -> None:
         """Ask again under a new name, keeping what has landed."""
