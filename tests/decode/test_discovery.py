@@ -220,11 +220,13 @@ def test_a_pod_that_returns_under_its_name_replaces_the_one_before(checkpoint: M
             await old.member.keeper._rounds.close()  # its beats are no longer seen
             new = await found.start(1, "p-0")
             await eventually(lambda: found.serves(new))
-            assert not found.serves(old) and len(found.handoffs.peers) == 1
+            assert not found.serves(old)
+            await eventually(lambda: len(found.handoffs.peers) == 1)
             want = await work
             computed_by(found)
             await found.ask(4, seed=2)
-            assert computed_by(found) == {"p-0"} and not old.desk.open
+            assert computed_by(found) == {"p-0"}
+            await eventually(lambda: not old.desk.open and not old.desk.visitors, 2.0)
             assert want == await found.ask(30, seed=1), "cached: nothing wrong came in"
 
     asyncio.run(check())

@@ -23,6 +23,8 @@ from baton.protocol.secret import secure
 log = logging.getLogger("baton.decode")
 
 RETIRED_KEPT = 16
+GOODBYE_MS = 100
+"""How long the last message may take to leave; where there is no connection it is dropped at once."""
 FIRST_PAUSE_S = 0.05
 """Between the first hello, which leaves only if the connection is there already, and the next."""
 
@@ -89,12 +91,14 @@ class Peer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        """It is told, so that it ends at once what it does for us."""
         self.drop("it is no peer any more")
+        self.send(pods.Refused("this decode worker needs no more of it"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._context is not None:
-            self._context.destroy(linger=0)
+            self._context.destroy(linger=GOODBYE_MS)
             self._socket = None
 
     def send(self, message: pods.Message) -> None:

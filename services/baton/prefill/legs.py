@@ -125,6 +125,9 @@ class LegDesk:
                 self._stop_reading(attempt)
                 self.worker.tell(wire.AbortLeg(attempt))
                 visitor.legs.add(attempt)  # its end is said even if it never began
+            case pods.Refused():
+                log.info("decode worker %s has left", visitor.worker)
+                self._dismiss(visitor)
             case _:
                 pass
 

@@ -106,7 +106,7 @@ class Returned(Message, frozen=True, tag=True):
 
 
 class Refused(Message, frozen=True, tag=True):
-    """This peer cannot be served at all."""
+    """This peer cannot be served at all, or is not wanted any more: whatever was asked for is over."""
 
     reason: str
 
