@@ -24,9 +24,10 @@ START_S = 90.0
 class Pod:
     """One running pod, with the model that ships with Baton. `log` grows while it runs."""
 
-    def __init__(self, *flags: str) -> None:
-        command = [sys.executable, "-m", "baton.decode", "--engine.model", str(model_path())]
-        command += ["--role", "unified", "--http.host", "127.0.0.1", "--http.port", "0"]
+    def __init__(self, *flags: str, service: str = "decode") -> None:
+        command = [sys.executable, "-m", f"baton.{service}", "--engine.model", str(model_path())]
+        command += ["--role", "unified"] if service == "decode" and "--role" not in flags else []
+        command += ["--http.host", "127.0.0.1", "--http.port", "0"]
         command += ["--engine.pages", "1024", "--engine.threads", "1", *flags]
         environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
