@@ -1,4 +1,4 @@
-"""A real engine and a real Redis: what a router sees of a pod that joins, serves, outlives, drains, leaves."""
+"""A real engine and a real Redis: what a router sees of a pod that joins, serves, drains and leaves."""
 
 from __future__ import annotations
 

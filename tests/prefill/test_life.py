@@ -93,7 +93,9 @@ def handing_over(client: Client, pod: str) -> bool:
 async def _sees(url: str, identities: Sequence[bytes], holders: set[str]) -> None:
     """A router that begins now finds these pods to hold all of these pages."""
     async with Link(StateSettings(url=url)) as link, FleetMirror(link, "r1") as mirror, asyncio.timeout(10):
-        while {pod for pod, held in mirror.index.lookup(identities).items() if held == len(identities)} != holders:
+        while {
+            pod for pod, held in mirror.index.lookup(identities).items() if held == len(identities)
+        } != holders:
             await asyncio.sleep(0.02)
 
 
