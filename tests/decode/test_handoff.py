@@ -16,6 +16,7 @@ from baton.core.types import SamplingParams
 from baton.decode.peer import Peer
 from baton.decode.receiver import introduction as hello
 from baton.decode.settings import HandoffSettings
+from baton.protocol.engine import Pages
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, seed=1)
 
@@ -124,6 +125,41 @@ def test_a_prefill_worker_that_dies_is_replaced_and_then_done_without(checkpoint
             late = prompts(6, seed=9)
             done = await pods.generate(late, GREEDY)
             assert done == await pods.generate(late, GREEDY, through=pods.decode)
+
+    asyncio.run(check())
+
+
+def test_what_landed_before_a_prefill_worker_died_is_not_sent_again(checkpoint: Make) -> None:
+    async def check() -> None:
+        settings = HandoffSettings(local_below=4, timeout_s=20)
+        fine = {"page_size": 4, "prefill_budget": 4}
+        async with running(
+            checkpoint("qwen3").directory, prefill_ranks=[1, 1], settings=settings, **fine
+        ) as pods:
+            landed = 0
+
+            def count(pages: Pages) -> None:
+                nonlocal landed
+                landed += len(pages.stored) // 16
+
+            pods.decode.watch_pages(count)
+            prompt = [random.Random(5).randrange(101) for _ in range(239)]
+            _, work = pods.begin(prompt, GREEDY, pods.handoffs)
+            async with asyncio.timeout(20):
+                while landed < 3:
+                    await asyncio.sleep(0.001)
+            (asked,) = pods.handoffs._tries.values()
+            victim = pods.peers.index(asked.peer)
+            os.kill(pods.prefills[victim]._processes[0].pid, signal.SIGKILL)
+            await pods.prefills[victim].failed.wait()
+            await pods.desks[victim].__aexit__()
+            tokens = await asyncio.wait_for(work, 60)
+            assert [tokens] == await pods.generate([prompt], GREEDY, through=pods.prefills[1 - victim])
+            (timeline,) = pods.timelines.values()
+            assert {"chunk landed", "landed"} <= marks(pods) and any("failed" in what for what in marks(pods))
+            assert pods.decode.facts is not None
+            sent = timeline.handed // pods.decode.facts.page_bytes
+            assert 0 < sent <= 60 - 3, "the second writer sent what had landed"
 
     asyncio.run(check())
 

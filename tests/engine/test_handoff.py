@@ -312,3 +312,30 @@ def test_a_prompt_that_landed_and_whose_first_token_was_lost_is_finished_here(to
     pair.finish()
     assert pair.tokens["r"] == continuation(prompt, 5, VOCAB)
     assert pair.decode.scheduler.sequences == {} and pair.decode.scheduler.steps - before <= 7
+
+
+@pytest.mark.parametrize("chunks", range(5))
+@pytest.mark.parametrize("cached", [0, 20])
+def test_a_second_writer_is_asked_for_the_rest_alone(chunks: int, cached: int) -> None:
+    """A prefill worker dies after some chunks: what was cached here and what has landed is not sent again."""
+    pair = Pair(1)
+    prompt = list(range(96))
+    if cached:
+        pair.ask(request("before", prompt[:cached], 1))
+        pair.finish()
+    pair.arrived.clear()
+    pair.ask(request("r", prompt, 6))
+    while len(pair.arrived.get(f"r/{pair.tries}", ())) < chunks or not pair.decode.intake.attempts:
+        pair.tick()
+    attempt = f"r/{pair.tries}"
+    landed = pair.decode.scheduler.sequences["r"].settled // 4
+    assert landed >= cached // 4 and (chunks < 4 or landed > cached // 4)
+    pair.prefill, pair.wire, pair.talk, before = engine(pages=60, prefill_budget=16), [], [], pair.pushed
+    pair.decode.intake.retry("r", pair.attempt("r"))
+    (again,) = pair.decode.step().reserved
+    assert again.first == landed and len(again.pages) == 24 - landed
+    pair.decode.intake.over(attempt)
+    pair.say("leg", pair.requests["r"], again.attempt, again.first, again.pages)
+    pair.finish()
+    assert pair.pushed - before == 24 - landed
+    assert pair.tokens["r"] == continuation(prompt, 6, VOCAB)

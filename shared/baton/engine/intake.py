@@ -141,13 +141,15 @@ class Intake:
         self.scheduler.begin(arrival.sequence, token, logprob)
 
     def progress(self, attempt: str, pages: int) -> None:
-        """The first `pages` of those reserved have landed, on every rank."""
+        """The first `pages` of those reserved have landed, on every rank: they are kept if the attempt fails.
+
+        At least a token is left to compute then, or nothing could be sampled."""
         arrival = self._awaited.get(attempt)
         if arrival is None or arrival.reserved is None:
             return
         size = self.scheduler.holdings.page_size
-        tokens = min((arrival.reserved.first + pages) * size, arrival.sequence.given)
         sequence = arrival.sequence
+        tokens = min(arrival.reserved.first + pages, (sequence.given - 1) // size) * size
         if tokens > sequence.settled:
             sequence.settled = sequence.computed = tokens
             sequence.mark("chunk landed", self.scheduler.now())
