@@ -164,6 +164,21 @@ def test_what_landed_before_a_prefill_worker_died_is_not_sent_again(checkpoint: 
     asyncio.run(check())
 
 
+def test_where_a_prompt_is_computed_is_measured_unless_it_is_set(checkpoint: Make) -> None:
+    async def check() -> None:
+        directory = checkpoint("qwen3").directory
+        async with running(directory, settings=HandoffSettings()) as pods:
+            assert pods.handoffs.local_below == 64
+            handed = await pods.generate(prompts(24, seed=12), GREEDY)
+            assert handed == await pods.generate(prompts(24, seed=12), GREEDY, through=pods.prefills[0])
+            ways = re.search(r"<Threshold (\d+) here, (\d+) away", repr(pods.handoffs.threshold))
+            assert ways is not None and int(ways[1]) >= 3 and int(ways[2]) >= 3, ways
+            pods.handoffs.settings = HandoffSettings(local_below=200)
+            assert pods.handoffs.local_below == 200
+
+    asyncio.run(check())
+
+
 def test_nobody_to_prefill_and_not_allowed_to_is_said_at_once(checkpoint: Make) -> None:
     async def check() -> None:
         settings = HandoffSettings(allow_local=False)

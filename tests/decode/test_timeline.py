@@ -23,6 +23,18 @@ def test_what_is_noted_goes_with_the_next_update_and_once() -> None:
     assert [what for what, _ in timeline.marks] == ["asked", "queued", "merged"]
 
 
+def test_what_was_computed_here_is_timed() -> None:
+    marks = [("queued", 1.0), ("prefill started", 2.0), ("first token", 2.5)]
+    update = Update("r", 5, cached=0, course=Course(marks))
+    assert Timeline(0.0).computed_here(update) == 0.5
+    assert Timeline(0.0).computed_here(Update("r", 5)) is None
+    again = Update("r", 5, cached=0, course=Course([*marks[:2], ("retracted", 2.1), *marks[1:]]))
+    assert Timeline(0.0).computed_here(again) is None
+    elsewhere = Timeline(0.0)
+    elsewhere.mark("asked")
+    assert elsewhere.computed_here(update) is None, "somebody else was asked for it"
+
+
 def test_what_a_prefill_pod_tells_is_placed_by_its_age() -> None:
     timeline = Timeline(time.monotonic())
     timeline.began_at((("queued", 0.5), ("reserved", 0.4), ("prefill started", 0.25)), cached=32)

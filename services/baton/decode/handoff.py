@@ -22,6 +22,7 @@ from baton.decode.choice import choose
 from baton.decode.landings import HandoffMeters, Landing
 from baton.decode.peer import Peer
 from baton.decode.settings import HandoffSettings
+from baton.decode.threshold import Threshold
 from baton.decode.timeline import Timeline
 from baton.engine.worker import Sink, Worker
 from baton.lending import Lending
@@ -44,6 +45,7 @@ class Handoffs:
         self.worker = worker
         self.peers = list(peers)
         self.settings = settings
+        self.threshold = Threshold()
         self.timelines: dict[str, Timeline] = {}
         """Of open requests."""
         self.finished: Callable[[str, Timeline], None] = lambda id, timeline: None
@@ -98,7 +100,7 @@ class Handoffs:
     ) -> None:
         """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
-        watched = self._watched(request.id, sink)
+        watched = self._watched(request, sink)
         here = prefer is not None and not prefer
         peer = None if here else self._choose(prefer or ())
         if peer is None:
@@ -108,7 +110,7 @@ class Handoffs:
                 watched(_unavailable(request.id))
             return
         one = self._try(request, peer, tuple(prefer or ()), (), lender)
-        ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.settings.local_below)
+        ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.local_below)
         self.worker.open_with(ask, watched)
 
     def _compute(self, request: Request, sink: Sink, lender: str) -> None:
@@ -152,13 +154,23 @@ class Handoffs:
         """Landings whose writer has not said how long they took."""
         return len(self._landed)
 
-    def _watched(self, id: str, sink: Sink) -> Sink:
+    @property
+    def local_below(self) -> int:
+        """Uncached tokens below which this pod computes a prompt itself: as set, or as measured."""
+        number = self.settings.local_below
+        return number if isinstance(number, int) and number else self.threshold.local_below
+
+    def _watched(self, request: Request, sink: Sink) -> Sink:
+        tokens = len(request.token_ids) + len(request.generated)
+
         def take(update: wire.Update) -> None:
-            timeline = self.timelines.get(id)
+            timeline = self.timelines.get(request.id)
             if timeline is not None:
+                if update.cached is not None and (seconds := timeline.computed_here(update)):
+                    self.threshold.computed(tokens - update.cached, seconds)
                 timeline.pass_on(update)
             if update.finish is not None:
-                self._close(id)
+                self._close(request.id)
             sink(update)
 
         return take
@@ -351,6 +363,7 @@ class Handoffs:
             bytes = one.pages * facts.page_bytes
             tokens = min(one.pages * facts.page_size, len(request.token_ids) + len(request.generated))
             waited = time.monotonic() - one.asked_at
+            self.threshold.handed_over(tokens, waited)
             landing = Landing(request.id, one.peer.pod or one.worker, tokens, bytes, 0.0, waited)
             if one.moved_s is not None:
                 self._record(landing, one.moved_s)

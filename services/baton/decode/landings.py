@@ -58,7 +58,11 @@ class RecentLandings:
 
 class HandoffMeters:
     def __init__(
-        self, metrics: Metrics, inflight: Callable[[], int], load: Callable[[], Load | None]
+        self,
+        metrics: Metrics,
+        inflight: Callable[[], int],
+        load: Callable[[], Load | None],
+        local_below: Callable[[], int] = lambda: 0,
     ) -> None:
         self.seconds = metrics.histogram(
             "baton_handoff_seconds",
@@ -76,6 +80,10 @@ class HandoffMeters:
             "baton_handoff_failures_total", "Attempts that came to nothing.", ("reason",)
         )
         metrics.gauge("baton_handoff_inflight", "Attempts whose end is not known.").set_function(inflight)
+        metrics.gauge(
+            "baton_local_below_tokens",
+            "Uncached prompt tokens below which this pod computes a prompt itself.",
+        ).set_function(local_below)
         fenced = metrics.gauge("baton_fenced_pages", "Pages that a lost writer might still write.")
         fenced.set_function(lambda: found.pages_fenced if (found := load()) else 0)
         self._bandwidth = metrics.gauge(

@@ -39,7 +39,10 @@ class Receiver:
     def measure(self, metrics: Metrics) -> None:
         """Keep figures of hand-overs there from now on; called once, before the start."""
         self._meters = HandoffMeters(
-            metrics, lambda: self.handoffs.inflight if self.handoffs else 0, lambda: self.load
+            metrics,
+            lambda: self.handoffs.inflight if self.handoffs else 0,
+            lambda: self.load,
+            lambda: self.handoffs.local_below if self.handoffs else 0,
         )
         measure(metrics, lambda: self.handoffs.lending if self.handoffs else None)
 

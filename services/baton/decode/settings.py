@@ -42,8 +42,9 @@ class HandoffSettings:
     """Where prefill pods listen for legs: tcp://host:port of each. With a Redis others are found besides."""
     secret: str = secret("")
     """Shared by all pods: whoever does not know it is not answered. Empty asks nobody for it."""
-    local_below: int = 64
-    """Uncached prompt tokens below which this pod computes a prompt itself."""
+    local_below: int | Literal["auto"] = "auto"
+    """Uncached prompt tokens below which this pod computes a prompt itself; auto (or 0) is as many as take it
+    less time than a hand-over takes before its first token, both as measured."""
     allow_local: bool = True
     """Whether this pod computes prompts itself when no prefill pod can."""
     tries: int = 2
@@ -53,8 +54,9 @@ class HandoffSettings:
 
     def __post_init__(self) -> None:
         for name in ("local_below", "tries"):
-            if getattr(self, name) < 0:
-                raise InvalidSetting(name, f"must be 0 or more, not {getattr(self, name)}")
+            number = getattr(self, name)
+            if isinstance(number, int) and number < 0:
+                raise InvalidSetting(name, f"must be 0 or more, not {number}")
         if self.timeout_s <= 0:
             raise InvalidSetting("timeout_s", f"must be above 0, not {self.timeout_s}")
         for address in self.prefill:

@@ -43,6 +43,14 @@ class Timeline:
                 self.mark(ELSEWHERE[what], now - age)
         self.cached = cached
 
+    def computed_here(self, update: Update) -> float | None:
+        """Seconds from the first step of a prompt that nobody else was asked for to its first token, which
+        this update brings."""
+        marks = dict(update.course.marks) if update.course is not None else {}
+        if self.marks or not marks.keys() >= {"prefill started", "first token"} or "retracted" in marks:
+            return None
+        return marks["first token"] - marks["prefill started"]
+
     def pass_on(self, update: Update) -> None:
         """Let an update tell what was noted since the last one."""
         noted, said = self.marks[self._told :], update.course
