@@ -85,8 +85,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     ranks = join_ranks(spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device)
     progress("weights", 0.0)
     decoder = load(
-        model, directory, ranks, device, dtype, config.load_format, choose_kernels(device), seed=config.seed
-    )
+        model, directory, ranks, device, dtype, config.load_format, choose_kernels(device), seed=config.seed,
+        most_rows=config.max_running,
+    )  # fmt: skip
     progress("weights", 1.0)
     shape = _pool_shape(config, model, ranks, device)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)

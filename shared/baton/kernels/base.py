@@ -1,4 +1,4 @@
-"""The small operations between the matrix products, each one memory pass.
+"""What the model computes with: matrix products, and the small operations between them.
 
 Two implementations: `torch` (any device, the reference) and `triton` (CUDA, fused). Numerics follow
 Hugging Face transformers: norms and rotary embeddings in float32, results in the input's dtype.
@@ -6,6 +6,7 @@ Hugging Face transformers: norms and rotary embeddings in float32, results in th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -14,6 +15,14 @@ from baton.attention.base import Spans
 
 
 class Kernels(Protocol):
+    def prepare(self, weights: Sequence[Tensor], most: int) -> None:
+        """Called once, when weights are loaded: choose how to multiply by each, for batches up to `most`."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [N, inputs], weight [outputs, inputs] → x @ weight.T + bias."""
+        ...
+
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMS norm over the last dimension."""
         ...

@@ -5,6 +5,8 @@ Stateless. Runs on any device; all but `experts` can be captured in a CUDA graph
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,12 @@ from baton.attention.base import Spans
 
 class TorchKernels:
     """`baton.kernels.base.Kernels` on any device."""
+
+    def prepare(self, weights: Sequence[Tensor], most: int) -> None:
+        """torch chooses by itself."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dtype == torch.float32:

@@ -8,12 +8,16 @@ a new batch size must not compile a kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
 from baton.attention.base import Spans
 from baton.kernels.early import starts_early
+from baton.kernels.products import Products
 from baton.kernels.triton_experts import expert_down, expert_gate_up, expert_sum, route
 from baton.kernels.triton_rotate import rotate_store_heads
 from baton.kernels.triton_rows import add_norm_rows, norm_rows, silu_mul_rows
@@ -39,6 +43,8 @@ class TritonKernels:
                 torch.device("cuda", torch.cuda.current_device())
             )
         self._pdl = pdl
+        self._products: Products | None = None
+        """Made by `prepare`."""
         self._launch = {"launch_pdl": True} if pdl else {}
         self._shared = SHARED_BYTES
         if torch.cuda.is_available():
@@ -47,6 +53,14 @@ class TritonKernels:
 
     def __repr__(self) -> str:
         return f"TritonKernels(pdl={self._pdl})"
+
+    def prepare(self, weights: Sequence[Tensor], most: int) -> None:
+        if weights and weights[0].is_cuda:
+            self._products = Products(weights[0].device, self._pdl, self.silu_mul)
+            self._products.prepare(weights, most)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias) if self._products is None else self._products.linear(x, weight, bias)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         hidden = x.shape[-1]

@@ -70,8 +70,9 @@ def load(
     *,
     seed: int = 0,
     progress: bool = True,
+    most_rows: int = 0,
 ) -> Decoder:
-    """Build this rank's share and fill it. Raises WeightMismatch when the checkpoint does not fit,
+    """Build this rank's share and fill it. `most_rows`: of the batches that must be multiplied fast. Raises WeightMismatch when the checkpoint does not fit,
     InvalidSetting when the model cannot be split over so many ranks."""
     storage = Storage(device, dtype)
     builder = _Builder(config, ranks, kernels, storage)
@@ -84,6 +85,7 @@ def load(
         seed=seed,
         progress=progress and ranks.rank == 0,
     )
+    kernels.prepare([one.weight for one in builder.linears if one.weight is not None], most_rows)
     for linear in builder.linears:
         linear.pack(keep=linear is decoder.head.linear and config.tied)
     return decoder
@@ -121,7 +123,7 @@ class _Builder:
         return range(self.ranks.rank * each, (self.ranks.rank + 1) * each)
 
     def _linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        linear = Linear(weight, bias)
+        linear = Linear(weight, self.kernels, bias)
         self.linears.append(linear)
         return linear
 

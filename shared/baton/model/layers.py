@@ -21,12 +21,13 @@ from baton.parallel.base import Ranks
 class Linear:
     """x @ weight.T + bias."""
 
-    __slots__ = ("_packed", "bias", "weight")
+    __slots__ = ("_kernels", "_packed", "bias", "weight")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, kernels: Kernels, bias: Tensor | None = None) -> None:
         self.weight: Tensor | None = weight
         """[outputs, inputs]; None once packed for this object alone."""
         self.bias = bias
+        self._kernels = kernels
         self._packed: Tensor | None = None
 
     def pack(self, *, keep: bool = False) -> None:
@@ -53,7 +54,7 @@ class Linear:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
             return packed
         assert self.weight is not None
-        return F.linear(x, self.weight, self.bias)
+        return self._kernels.linear(x, self.weight, self.bias)
 
 
 class Embedding:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,19 +77,28 @@ def cubin_path(cache: Path, head_dim: int, group: int, tuning: Tuning) -> Path:
 
 
 def build(cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning) -> bytes:
-    """The cubin, from the cache or compiled into it. Ranks may race: each writes its own file and renames."""
+    """The cubin, from the cache or compiled into it."""
     path = cubin_path(cache, head_dim, group, tuning)
+    return compiled(path, nvcc, SOURCES / "decode.cu", _flags(head_dim, group, tuning))
+
+
+def compiled(
+    path: Path, nvcc: str | None, source: Path, flags: Sequence[str], headers: Mapping[str, str] | None = None
+) -> bytes:
+    """The cubin at `path`, compiled there if it is not yet; `headers` are written for it beside the source.
+    Ranks may race: each writes its own file and renames."""
     if path.exists():
         return path.read_bytes()
     if nvcc is None:
-        raise Misconfigured(f"the decode kernel needs nvcc (CUDA 12.3 or later) or a built {path}")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        made = Path(scratch) / "decode.cubin"
-        flags = _flags(head_dim, group, tuning)
-        command = [nvcc, *flags, "-cubin", "-o", str(made), str(SOURCES / "decode.cu")]
+        raise Misconfigured(f"the kernel {source.stem} needs nvcc (CUDA 12.3 or later) or a built {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        for name, text in (headers or {}).items():
+            (Path(scratch) / name).write_text(text)
+        made = Path(scratch) / "made.cubin"
+        command = [nvcc, *flags, f"-I{scratch}", "-cubin", "-o", str(made), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise Misconfigured(f"nvcc could not compile the decode kernel: {done.stderr[-2000:]}")
+            raise Misconfigured(f"nvcc could not compile the kernel {source.stem}: {done.stderr[-2000:]}")
         made.replace(path)
     return path.read_bytes()

@@ -1,7 +1,8 @@
-"""The few calls of the CUDA driver that a kernel of our own needs: load, describe the pool, launch.
+"""The few calls of the CUDA driver that a kernel of our own needs: load, describe memory, launch.
 
-Through ctypes, because torch exposes none of them. `HopperDecode` is the only caller. Every function
-needs a current CUDA device, as any torch operation on this thread leaves it. Nothing here allocates.
+Through ctypes, because torch exposes none of them. `HopperDecode` and the products of `kernels.hopper`
+call it. Every function needs a current CUDA device, as any torch operation on this thread leaves it.
+Nothing here allocates.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from baton.core.errors import Failed, Misconfigured
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_CLUSTER_SIZE = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _OVERLAP_PREVIOUS = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _BFLOAT16 = 9  # CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
 _SWIZZLE_128B = 3  # CU_TENSOR_MAP_SWIZZLE_128B
@@ -26,8 +28,7 @@ class _Attribute(ctypes.Structure):
     _fields_ = [
         ("id", ctypes.c_int),
         ("pad", ctypes.c_char * 4),
-        ("value", ctypes.c_int),
-        ("rest", ctypes.c_char * 60),
+        ("value", ctypes.c_uint * 16),
     ]
 
 
@@ -50,10 +51,13 @@ def _library() -> ctypes.CDLL:
 
 
 class Kernel:
-    """One loaded kernel, its grid fixed."""
+    """One loaded kernel, its grid fixed: `grid` blocks, or as many whole clusters as fit at the same time."""
 
-    def __init__(self, cubin: bytes, name: str, grid: int, threads: int, shared: int, overlap: bool) -> None:
+    def __init__(
+        self, cubin: bytes, name: str, grid: int, threads: int, shared: int, overlap: bool, cluster: int = 1
+    ) -> None:
         self._cuda = _library()
+        self._name = name
         self._module = ctypes.c_void_p()
         self._check(self._cuda.cuModuleLoadData(ctypes.byref(self._module), cubin), "load")
         self._function = ctypes.c_void_p()
@@ -61,21 +65,38 @@ class Kernel:
         self._check(found, "find")
         allowed = self._cuda.cuFuncSetAttribute(self._function, _MAX_DYNAMIC_SHARED, ctypes.c_int(shared))
         self._check(allowed, "give shared memory to")
-        self._attribute = _Attribute(id=_OVERLAP_PREVIOUS, value=1)
+        attributes = []
+        if cluster > 1:
+            attributes.append(_Attribute(id=_CLUSTER_SIZE, value=(cluster, 1, 1)))
+        if overlap:
+            attributes.append(_Attribute(id=_OVERLAP_PREVIOUS, value=(1,)))
+        self._attributes = (_Attribute * max(1, len(attributes)))(*attributes)
         self._launch = _Launch(
-            grid=(grid, 1, 1),
+            grid=(grid // cluster * cluster, 1, 1),
             threads=(threads, 1, 1),
             shared=shared,
-            attributes=ctypes.pointer(self._attribute),
-            attribute_count=int(overlap),
+            attributes=ctypes.cast(self._attributes, ctypes.POINTER(_Attribute)),
+            attribute_count=len(attributes),
         )
+        if cluster > 1:
+            fitting = ctypes.c_int()
+            counted = self._cuda.cuOccupancyMaxActiveClusters(
+                ctypes.byref(fitting), self._function, ctypes.byref(self._launch)
+            )
+            self._check(counted, "place clusters of")
+            self._launch.grid[0] = min(grid // cluster, fitting.value) * cluster
+
+    @property
+    def grid(self) -> int:
+        """Blocks of a launch."""
+        return int(self._launch.grid[0])
 
     def _check(self, code: int, what: str) -> None:
         if code != 0:
             text = ctypes.c_char_p()
             self._cuda.cuGetErrorString(code, ctypes.byref(text))
             reason = (text.value or b"unknown").decode()
-            raise Failed(f"the CUDA driver could not {what} the decode kernel: {reason} ({code})")
+            raise Failed(f"the CUDA driver could not {what} the kernel {self._name!r}: {reason} ({code})")
 
     def launch(self, stream: int, *arguments: ctypes.Structure) -> None:
         """Enqueues one run; the driver copies the arguments before it returns."""
@@ -107,6 +128,6 @@ def describe(address: int, sizes: Sequence[int], strides: Sequence[int], box: Se
         ctypes.c_int(0),
     )
     if code != 0:
-        raise Misconfigured(f"the copy engine cannot address the pool (CUDA error {code}, sizes {sizes})")
+        raise Misconfigured(f"the copy engine cannot address this memory (CUDA error {code}, sizes {sizes})")
     ctypes.memmove(ctypes.addressof(result), place, ctypes.sizeof(result))
     return result

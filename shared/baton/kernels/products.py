@@ -1,0 +1,149 @@
+"""Which kernel multiplies by each weight, for few rows of x: cuBLAS or one of our own tiles, as measured.
+
+A decode step's products read weights and do little else; which tile keeps the memory busiest depends on the
+weight's shape and on the number of rows, and no rule foretells it. So each shape of weight is tried once, at
+the engine's start, inside a captured graph and behind a small kernel, as it will run. What was found is kept
+on disk. `TritonKernels` owns one; nothing is measured while requests are served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baton.attention.hopper.compiler import cache_directory
+from baton.kernels.hopper.forms import MOST, SOURCE, TOKENS, Form, compile_all, forms, padded
+from baton.kernels.hopper.product import Product, Scratch
+
+LAUNCHES = 12
+"""Products in one measured graph; distinct weights in turn, so that none is found in the L2."""
+REPLAYS = 5
+WORTH = 0.985
+"""Share of cuBLAS's time that one of our tiles must come to, to be preferred."""
+
+Shape = tuple[int, int, int]
+"""Rows and depth of a weight, and the padded count of tokens."""
+Call = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Products:
+    """Multiplies; knows the best form for each shape that it was prepared for."""
+
+    device: torch.device
+    overlap: bool
+    between: Callable[[Tensor], Tensor]
+    """The small kernel before each product in a measurement: [tokens, 2 * depth] → [tokens, depth]."""
+    table: dict[Shape, str] = field(default_factory=dict)
+    """What was measured, for reports: shape → the name of the winner and microseconds of all."""
+    _chosen: dict[Shape, Product] = field(default_factory=dict)
+    _loaded: dict[Form, Product] = field(default_factory=dict)
+    _scratch: Scratch | None = None
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tokens = x.shape[0]
+        if 0 < tokens <= MOST and self._chosen:
+            product = self._chosen.get((*weight.shape, padded(tokens)))  # type: ignore[arg-type]
+            if product is not None and x.is_contiguous():
+                return product(x, weight, bias)
+        return F.linear(x, weight, bias)
+
+    def prepare(self, weights: Sequence[Tensor], most: int) -> None:
+        """Choose for all these weights, for up to `most` rows."""
+        shapes: dict[tuple[int, int], list[Tensor]] = {}
+        for weight in weights:
+            if Product.supported(weight) is None:
+                shapes.setdefault((weight.shape[0], weight.shape[1]), []).append(weight)
+        counts = [count for count in TOKENS if count <= padded(max(1, min(most, MOST)))]
+        if not shapes or most < 1:
+            return
+        path = self._path(shapes, counts)
+        known = _read(path)
+        if known is None:
+            compile_all(form for count in counts for form in forms(count))
+            known = {}
+            for (rows, depth), group in shapes.items():
+                for count in counts:
+                    known[f"{rows} {depth} {count}"] = self._fastest(group, count)
+            _write(path, known)
+        for name, (form, note) in known.items():
+            rows, depth, count = (int(part) for part in name.split())
+            self.table[rows, depth, count] = note
+            if form is not None:
+                self._chosen[rows, depth, count] = self._load(Form(count, *form))
+
+    def _load(self, form: Form) -> Product:
+        if self._scratch is None:
+            most = max(one.part_bytes for count in TOKENS for one in forms(count))
+            self._scratch = Scratch.of(most, self.device)
+        if form not in self._loaded:
+            self._loaded[form] = Product(form, self._scratch, self.overlap)
+        return self._loaded[form]
+
+    def _fastest(self, weights: Sequence[Tensor], count: int) -> tuple[tuple[int, int] | None, str]:
+        """(rows, cluster) of the best form, None for cuBLAS; and what each took."""
+        wide = torch.randn(count, 2 * weights[0].shape[1], device=self.device, dtype=torch.bfloat16)
+        plain = self.replayed(F.linear, weights, wide)
+        took = {form: self.replayed(self._load(form), weights, wide) for form in forms(count)}
+        best = min(took, key=lambda form: took[form])
+        said = ", ".join(f"{form.rows}x{form.cluster} {us:.1f}" for form, us in took.items())
+        note = f"cuBLAS {plain:.1f}, {said} us"
+        return ((best.rows, best.cluster) if took[best] < WORTH * plain else None), note
+
+    def replayed(self, call: Call, weights: Sequence[Tensor], wide: Tensor) -> float:
+        """Median µs of one product with the small kernel before it."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            call(self.between(wide), weights[0])
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                for i in range(LAUNCHES):
+                    call(self.between(wide), weights[i % len(weights)])
+            times = []
+            for _ in range(REPLAYS):
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record()
+                graph.replay()
+                end.record()
+                end.synchronize()
+                times.append(begin.elapsed_time(end))
+        torch.cuda.current_stream().wait_stream(stream)
+        return statistics.median(times) * 1000 / LAUNCHES
+
+    def _path(self, shapes: dict[tuple[int, int], list[Tensor]], counts: Sequence[int]) -> Path:
+        """Where measurements of these shapes on such a device by these sources are kept."""
+        about = [torch.cuda.get_device_name(self.device), torch.__version__, str(torch.version.cuda)]
+        about += [f"{rows} {depth} {len(group)}" for (rows, depth), group in sorted(shapes.items())]
+        about += [str(form) for count in counts for form in forms(count)]
+        digest = hashlib.sha256("\n".join(about).encode() + SOURCE.read_bytes())
+        return cache_directory() / f"products-{digest.hexdigest()[:16]}.json"
+
+
+Known = dict[str, tuple[tuple[int, int] | None, str]]
+
+
+def _read(path: Path) -> Known | None:
+    try:
+        found = json.loads(path.read_text())
+        return {name: (None if form is None else (form[0], form[1]), note) for name, (form, note) in found.items()}
+    except (OSError, ValueError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def _write(path: Path, known: Known) -> None:
+    """Ranks may race: each writes its own file and renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_suffix(f".{os.getpid()}")
+    own.write_text(json.dumps(known, indent=1))
+    own.replace(path)
