@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / part) for part in ("shared", "services", ".")]
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
 from baton.kernels.hopper.forms import TOKENS, compile_all, forms, padded  # noqa: E402
 from baton.kernels.products import Products  # noqa: E402
@@ -41,21 +40,23 @@ def shapes(model: str, ranks: int) -> dict[str, tuple[int, int]]:
 
 
 def check(products: Products, weight: torch.Tensor, count: int) -> None:
-    """Every form against float64, for full and ragged counts, with and without a bias; twice the same bits."""
+    """Every form against float64: full and ragged counts, with and without a bias; the same bits again."""
     few = weight[: min(len(weight), 4096 + 128)].contiguous()
     for tokens in {count, max(1, count - 7)}:
         x = torch.randn(tokens, weight.shape[1], device="cuda").bfloat16()
         bias = torch.randn(len(few), device="cuda").bfloat16()
         for form in forms(count):
             product = products._load(form)
-            for b in (None, bias):
+            for b, grid in ((None, 0), *((bias, grid) for grid in product.spreads(len(few)))):
                 want = x.double() @ few.double().T + (0 if b is None else b.double())
-                got = [product(x, few, b).clone() for _ in range(3)]
+                got = [product(x, few, b, grid).clone() for _ in range(3)]
                 error = float((got[0].double() - want).norm() / want.norm())
                 same = all(torch.equal(got[0], one) for one in got[1:])
                 if not error < 4e-3 or not same:
-                    print(f"  WRONG {form} {tuple(few.shape)} tokens {tokens}: {error:.1e}, same {same}", flush=True)
-            del product._weights[few.data_ptr()]
+                    print(
+                        f"  WRONG {form} {tuple(few.shape)} tokens {tokens}: {error:.1e}, same {same}",
+                        flush=True,
+                    )
 
 
 def main() -> None:
@@ -74,16 +75,13 @@ def main() -> None:
         weights = [torch.randn(rows, depth, device="cuda").bfloat16() / depth**0.5 for _ in range(copies)]
         for count in counts:
             check(products, weights[0], count)
-            wide = torch.randn(count, 2 * depth, device="cuda").bfloat16()
-            took = {"cuBLAS": products.replayed(F.linear, weights, wide)}
-            for form in forms(count):
-                took[f"{form.rows}x{form.cluster}"] = products.replayed(products._load(form), weights, wide)
-            best = min(took.values())
-            total.setdefault(count, []).append(took["cuBLAS"] - best)
-            shown = "  ".join(
-                f"{kind} {us:6.1f} us {rows * depth * 2 / us / 1e6:4.2f} TB/s" for kind, us in took.items()
-            )
-            print(f"{name:8s} {rows:6d} x {depth:5d}, {count:3d} tokens: {shown}", flush=True)
+            took = products.tried(weights, count)
+            plain = took.pop(None)
+            total.setdefault(count, []).append(plain - min(plain, *took.values()))
+            said = [f"cuBLAS {plain:6.1f} us {rows * depth * 2 / plain / 1e6:4.2f} TB/s"]
+            for (height, cluster, grid), us in took.items():
+                said.append(f"{height}x{cluster}/{grid} {us:.1f} {rows * depth * 2 / us / 1e6:.2f}")
+            print(f"{name:8s} {rows:6d} x {depth:5d}, {count:3d} tokens: {'  '.join(said)}", flush=True)
         del weights
     for count, saved in total.items():
         print(f"{count} tokens: {sum(saved[:-1]):.1f} us a layer saved by the best of each shape")

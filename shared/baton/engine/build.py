@@ -86,7 +86,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     progress("weights", 0.0)
     decoder = load(
         model, directory, ranks, device, dtype, config.load_format, choose_kernels(device), seed=config.seed,
-        most_rows=config.max_running,
+        most_rows=config.max_running if config.products == "auto" else 0,
     )  # fmt: skip
     progress("weights", 1.0)
     shape = _pool_shape(config, model, ranks, device)

@@ -53,6 +53,9 @@ class EngineConfig:
 
     attention: str = "auto"
     """Attention by phase: one name, or prefill and decode names with a comma. auto picks by device."""
+    products: Literal["auto", "library"] = "auto"
+    """Small batches' matrix products: auto measures our own kernel against the vendor's library for each
+    shape (kept on disk), library uses that alone."""
     graph_max_batch: int = 256
     """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
     profile: str = ""
@@ -85,5 +88,6 @@ class EngineConfig:
         need(self.max_running >= 1, "max_running", "1 or more")
         need(self.max_queued >= 1, "max_queued", "1 or more")
         need(self.prefill_budget >= 0, "prefill_budget", "0 (no limit) or more")
+        need(self.products in ("auto", "library"), "products", "auto or library")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.threads >= 0, "threads", "0 (share the cores) or more")

@@ -10,6 +10,10 @@ from baton.engine.batch import Batch, Outcome
 class Flight(Protocol):
     """A launched step."""
 
+    def ready(self, within_s: float = 0.0) -> bool:
+        """Whether its outcome is there now, or within so many seconds."""
+        ...
+
     def result(self) -> Outcome:
         """Its outcome; waits for the device."""
         ...

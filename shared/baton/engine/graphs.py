@@ -133,8 +133,12 @@ class DecodeGraphs:
         self.last.index_put_((spans.rows,), tokens.to(torch.int32))
         return logits, tokens
 
-    def fits(self, decodes: int, changes: int) -> bool:
-        return 0 < decodes <= self.sizes[-1] and changes <= self._size(decodes)
+    def fits(self, decodes: int) -> bool:
+        return 0 < decodes <= self.sizes[-1]
+
+    def changes(self, decodes: int) -> int:
+        """How many changes of the page table a replay takes along."""
+        return self._size(decodes)
 
     def _size(self, decodes: int) -> int:
         return next(size for size in self.sizes if size >= decodes)

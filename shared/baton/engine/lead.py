@@ -24,6 +24,8 @@ from baton.protocol import engine as wire
 
 IDLE_POLL_MS = 1000
 """How long an idle rank sleeps between looks; messages wake it at once."""
+REST_S = {"cuda": 0.0002, "cpu": 0.002}
+"""How long to wait for a step in flight between two looks for messages."""
 STARVED_POLL_MS = 2
 """How long to wait when there is work but nothing can be launched or absorbed."""
 RETRY_TIMEOUT_S = 60.0
@@ -55,23 +57,33 @@ class Lead:
         self._wanting: list[wire.Wanting] = []
         self._lent: list[wire.Lent] = []
         self._told = self.engine.load()
+        self._rest_s = REST_S[built.config.device]
         self.profile = Profile(built.config.profile, built.config.profile_from)
 
     def run(self) -> None:
         """Until told to stop."""
-        progressed = True
-        while self._receive(0 if progressed else IDLE_POLL_MS if self.engine.idle else STARVED_POLL_MS):
-            before = self.engine.scheduler.steps
-            happened = self.engine.step()
-            stepped = self.engine.scheduler.steps != before
+        wait_ms = 0
+        while self._receive(wait_ms):
+            steps, flying = self.engine.scheduler.steps, self.engine.flying
+            happened = self.engine.step(patient=False)
+            stepped = self.engine.scheduler.steps != steps
             if stepped:
                 self.profile.step()
-            progressed = not self.engine.idle and (bool(happened) or stepped or self.engine.flying > 0)
             self._tell(happened)
+            progressed = bool(happened) or stepped or self.engine.flying != flying
             self.feed.tell(idle=not progressed)
+            wait_ms = self._pause(progressed)
         for socket in self.followers:
             socket.send(b"")
         self.engine.close()
+
+    def _pause(self, progressed: bool) -> int:
+        """Wait a moment when nothing can be done but wait for the device; how long to wait for messages."""
+        if self.engine.idle:
+            return IDLE_POLL_MS
+        if not progressed and self.engine.flying:
+            self.engine.rest(self._rest_s)
+        return 0 if progressed or self.engine.flying else STARVED_POLL_MS
 
     def _tell(self, happened: Happened) -> None:
         exchange = self.exchange

@@ -3,7 +3,9 @@
     reserve → schedule → launch → absorb the step before → push what settled
 
 `step()` is the whole of it. With overlap, a step is absorbed only after the next one was launched,
-so the host works while the device computes. Followers are told each batch before it is launched here.
+so the host works while the device computes. An impatient caller is never kept waiting by the device:
+what comes in meanwhile (requests, first tokens, landings) is taken in, reserved for and told at once.
+Followers are told each batch before it is launched here.
 Every engine can compute prompts for others (`legs`) and take prompts computed by others (`intake`).
 """
 
@@ -78,23 +80,34 @@ class Engine:
     def abort(self, id: str, why: Finish = Finish.ABORT) -> None:
         self.scheduler.abort(id, why)
 
-    def step(self) -> Happened:
-        """Launch a step if there is one, absorb what is due, and say what happened."""
+    def step(self, *, patient: bool = True) -> Happened:
+        """Launch a step if there is one and room for it, absorb what is due, and say what happened. Unless
+        `patient`, a step that is still in flight is due another time."""
         reserved = self.intake.reservations()
-        launch = self.scheduler.next()
+        launch = self.scheduler.next() if len(self._flying) <= self.depth else None
         if launch is not None:
             if self.announce is not None:
                 self.announce(launch.batch)
             self.pace.launched()
             self._flying.append((launch, self.runner.launch(launch.batch)))
         if self._flying and (launch is None or len(self._flying) > self.depth):
-            done, flight = self._flying.popleft()
-            outcome = flight.result()
-            self.pace.absorbed(sum(span.tokens for span in done.spans))
-            self.scheduler.absorb(done, outcome)
+            self._absorb(patient)
         pushes = self.legs.pushes()
         updates, self.scheduler.updates = self.scheduler.updates, []
         return Happened(updates, reserved, pushes, self.legs.ended())
+
+    def _absorb(self, patient: bool) -> None:
+        launch, flight = self._flying[0]
+        if patient or flight.ready():
+            self._flying.popleft()
+            outcome = flight.result()
+            self.pace.absorbed(sum(span.tokens for span in launch.spans))
+            self.scheduler.absorb(launch, outcome)
+
+    def rest(self, seconds: float) -> None:
+        """Wait for the oldest step in flight, but no longer than this."""
+        if self._flying:
+            self._flying[0][1].ready(seconds)
 
     def load(self) -> Load:
         """How busy it is, and how fast."""

@@ -7,8 +7,9 @@ input; the host's copy travels behind an event.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,11 @@ from baton.sampling.sampler import Picked, Places, Sampler, entries, score
 
 if TYPE_CHECKING:  # needs CUDA's libraries
     from baton.engine.graphs import DecodeGraphs
+
+
+NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32))
+LOOK_S = 0.00003
+"""Between two looks at an event that is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +82,18 @@ class Runner:
         """Start a step; on a CPU it runs in a thread of its own, on a GPU on the current stream."""
         if self._thread is not None:
             return _Threaded(self._thread.submit(self._run_here, batch))
-        outcome = self._run(batch)
-        return _Awaited(outcome)
+        return self._run(batch)
 
     def _run_here(self, batch: Batch) -> Outcome:
-        return self._run(batch)()
+        return self._run(batch).result()
 
     def close(self) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=True)
 
     @torch.inference_mode()
-    def _run(self, batch: Batch) -> Callable[[], Outcome]:
-        if (
-            self.graphs is not None
-            and not len(batch.span_rows)
-            and self.graphs.fits(len(batch.decode_rows), len(batch.table[0]))
-        ):
+    def _run(self, batch: Batch) -> _Awaited:
+        if self.graphs is not None and not len(batch.span_rows) and self.graphs.fits(len(batch.decode_rows)):
             return self._replay(batch, self.graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
@@ -102,15 +103,18 @@ class Runner:
         if not len(shape.places.host_rows):
             return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
         logits = self.decoder.logits(hidden[shape.sampled])
-        picked = self.sampler.sample(logits, shape.places)
+        picked = self._sample(logits, shape.places)
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
 
-    def _replay(self, batch: Batch, graphs: DecodeGraphs) -> Callable[[], Outcome]:
+    def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
         self._seat(batch)
-        host_rows = batch.decode_rows
-        logits, tokens = graphs.replay(host_rows, batch.decode_positions, batch.table)
+        host_rows, table = batch.decode_rows, batch.table
+        if len(table[0]) > graphs.changes(len(host_rows)):  # whole prompts have arrived
+            self._turn(table)
+            table = NO_CHANGES
+        logits, tokens = graphs.replay(host_rows, batch.decode_positions, table)
         if self.sampler.plain(host_rows):
             return _settled(Picked(tokens), [], [])
         at = batch.decode_positions + 1
@@ -133,8 +137,11 @@ class Runner:
         """Write the batch's changes of tables and rows."""
         self._seat(batch)
         if len(batch.table[0]):
-            rows, columns, pages = self.upload(batch.table)
-            self.table[rows, columns] = pages
+            self._turn(batch.table)
+
+    def _turn(self, changes: tuple[Ints, Ints, Ints]) -> None:
+        rows, columns, pages = self.upload(changes)
+        self.table[rows, columns] = pages
 
     def _lay_out(self, batch: Batch) -> Shape:
         decodes = len(batch.decode_rows)
@@ -171,6 +178,14 @@ class Runner:
 
     # ---- after the model ----
 
+    def _sample(self, logits: Tensor, places: Places) -> Picked:
+        if self.device.type == "cuda" and self.sampler.plain(places.host_rows):
+            from baton.sampling.fused import sample
+
+            temperatures, seeds = self.sampling.temperature[places.rows], self.sampling.seeds[places.rows]
+            return Picked(sample(logits, temperatures, seeds, places.positions))
+        return self.sampler.sample(logits, places)
+
     def _tops(self, rows: Ints) -> list[int | None]:
         if not np.bitwise_or.reduce(self.sampling.needs[rows], initial=0) & Need.LOGPROBS:
             return []
@@ -198,10 +213,8 @@ def _step_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "step", torch.set_num_threads, (torch.get_num_threads(),))
 
 
-def _settled(
-    picked: Picked, tops: list[int | None], scores: list[tuple[Picked, int]]
-) -> Callable[[], Outcome]:
-    """Start copying a step's tokens to the host; the returned call waits for them."""
+def _settled(picked: Picked, tops: list[int | None], scores: list[tuple[Picked, int]]) -> _Awaited:
+    """Start copying a step's tokens to the host."""
     tokens = picked.tokens
     event: torch.cuda.Event | None = None
     if tokens.device.type == "cuda":
@@ -209,15 +222,7 @@ def _settled(
         tokens.copy_(picked.tokens, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-
-    def outcome() -> Outcome:
-        if event is not None:
-            event.synchronize()
-        logprobs = entries(picked, tops) if picked.logprobs is not None else None
-        scored = tuple(_present(entries(p, [top] * len(p.tokens))) for p, top in scores)
-        return Outcome(tokens.numpy(), logprobs, scored)
-
-    return outcome
+    return _Awaited(event, tokens, picked, tops, scores)
 
 
 def _present(found: tuple[TokenLogprob | None, ...]) -> tuple[TokenLogprob, ...]:
@@ -228,13 +233,37 @@ def _present(found: tuple[TokenLogprob | None, ...]) -> tuple[TokenLogprob, ...]
 class _Threaded:
     future: Future[Outcome]
 
+    def ready(self, within_s: float = 0.0) -> bool:
+        return self.future.done() or bool(wait((self.future,), within_s).done)
+
     def result(self) -> Outcome:
         return self.future.result()
 
 
 @dataclass(frozen=True, slots=True)
 class _Awaited:
-    outcome: Callable[[], Outcome]
+    event: torch.cuda.Event | None
+    """Recorded after everything else; None when all of it has run already."""
+    tokens: Tensor
+    """On the host, once the event has come."""
+    picked: Picked
+    tops: list[int | None]
+    scores: list[tuple[Picked, int]]
+
+    def ready(self, within_s: float = 0.0) -> bool:
+        event = self.event
+        if event is None or event.query():
+            return True
+        end = time.perf_counter() + within_s
+        while time.perf_counter() < end:
+            time.sleep(LOOK_S)
+            if event.query():
+                return True
+        return False
 
     def result(self) -> Outcome:
-        return self.outcome()
+        if self.event is not None:
+            self.event.synchronize()
+        logprobs = entries(self.picked, self.tops) if self.picked.logprobs is not None else None
+        scored = tuple(_present(entries(p, [top] * len(p.tokens))) for p, top in self.scores)
+        return Outcome(self.tokens.numpy(), logprobs, scored)

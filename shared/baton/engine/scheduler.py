@@ -31,6 +31,9 @@ from baton.sampling.fresh import Fresh
 
 LOOKED_AT = 512
 """Waiting sequences that one step considers; bounds the host's time when the queue is long."""
+ALONE = 512
+"""Tokens in a step beyond which it begins no further leg: a GPU is busy with them, and whoever waits for the
+first of two prompts need not wait for the second."""
 
 
 class Scheduler:
@@ -133,6 +136,8 @@ class Scheduler:
         if self.waiting:
             for sequence in self._admissible():
                 if budget <= 0 or not self._rows:
+                    break
+                if sequence.leg is not None and self._budget - budget >= ALONE:
                     break
                 if self.awaits_twin(sequence):
                     continue

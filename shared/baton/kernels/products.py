@@ -14,6 +14,7 @@ import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ WORTH = 0.985
 
 Shape = tuple[int, int, int]
 """Rows and depth of a weight, and the padded count of tokens."""
+Best = tuple[int, int, int]
+"""Weight rows of a block, blocks of a cluster, blocks of the grid."""
 Call = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -45,16 +48,17 @@ class Products:
     """The small kernel before each product in a measurement: [tokens, 2 * depth] → [tokens, depth]."""
     table: dict[Shape, str] = field(default_factory=dict)
     """What was measured, for reports: shape → the name of the winner and microseconds of all."""
-    _chosen: dict[Shape, Product] = field(default_factory=dict)
+    _chosen: dict[Shape, tuple[Product, int]] = field(default_factory=dict)
+    """With the grid to launch."""
     _loaded: dict[Form, Product] = field(default_factory=dict)
     _scratch: Scratch | None = None
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         tokens = x.shape[0]
         if 0 < tokens <= MOST and self._chosen:
-            product = self._chosen.get((*weight.shape, padded(tokens)))  # type: ignore[arg-type]
-            if product is not None and x.is_contiguous():
-                return product(x, weight, bias)
+            found = self._chosen.get((weight.shape[0], weight.shape[1], padded(tokens)))
+            if found is not None and x.is_contiguous():
+                return found[0](x, weight, bias, found[1])
         return F.linear(x, weight, bias)
 
     def prepare(self, weights: Sequence[Tensor], most: int) -> None:
@@ -79,7 +83,7 @@ class Products:
             rows, depth, count = (int(part) for part in name.split())
             self.table[rows, depth, count] = note
             if form is not None:
-                self._chosen[rows, depth, count] = self._load(Form(count, *form))
+                self._chosen[rows, depth, count] = self._load(Form(count, *form[:2])), form[2]
 
     def _load(self, form: Form) -> Product:
         if self._scratch is None:
@@ -89,15 +93,24 @@ class Products:
             self._loaded[form] = Product(form, self._scratch, self.overlap)
         return self._loaded[form]
 
-    def _fastest(self, weights: Sequence[Tensor], count: int) -> tuple[tuple[int, int] | None, str]:
-        """(rows, cluster) of the best form, None for cuBLAS; and what each took."""
+    def _fastest(self, weights: Sequence[Tensor], count: int) -> tuple[Best | None, str]:
+        """The best form's tile and grid, None for cuBLAS; and what each took."""
+        took = self.tried(weights, count)
+        plain = took.pop(None)
+        best = min(took, key=lambda one: took[one])
+        said = ", ".join(f"{rows}x{cluster}/{grid} {us:.1f}" for (rows, cluster, grid), us in took.items())
+        return (best if took[best] < WORTH * plain else None), f"cuBLAS {plain:.1f}, {said} us"
+
+    def tried(self, weights: Sequence[Tensor], count: int) -> dict[Best | None, float]:
+        """Median µs of each way to multiply `count` rows; None is cuBLAS."""
         wide = torch.randn(count, 2 * weights[0].shape[1], device=self.device, dtype=torch.bfloat16)
-        plain = self.replayed(F.linear, weights, wide)
-        took = {form: self.replayed(self._load(form), weights, wide) for form in forms(count)}
-        best = min(took, key=lambda form: took[form])
-        said = ", ".join(f"{form.rows}x{form.cluster} {us:.1f}" for form, us in took.items())
-        note = f"cuBLAS {plain:.1f}, {said} us"
-        return ((best.rows, best.cluster) if took[best] < WORTH * plain else None), note
+        took: dict[Best | None, float] = {None: self.replayed(F.linear, weights, wide)}
+        for form in forms(count):
+            product = self._load(form)
+            for grid in product.spreads(len(weights[0])):
+                call = partial(_on, product, grid)
+                took[form.rows, form.cluster, grid] = self.replayed(call, weights, wide)
+        return took
 
     def replayed(self, call: Call, weights: Sequence[Tensor], wide: Tensor) -> float:
         """Median µs of one product with the small kernel before it."""
@@ -130,13 +143,20 @@ class Products:
         return cache_directory() / f"products-{digest.hexdigest()[:16]}.json"
 
 
-Known = dict[str, tuple[tuple[int, int] | None, str]]
+def _on(product: Product, grid: int, x: Tensor, weight: Tensor) -> Tensor:
+    return product(x, weight, None, grid)
+
+
+Known = dict[str, tuple[Best | None, str]]
 
 
 def _read(path: Path) -> Known | None:
     try:
         found = json.loads(path.read_text())
-        return {name: (None if form is None else (form[0], form[1]), note) for name, (form, note) in found.items()}
+        return {
+            name: (None if form is None else (int(form[0]), int(form[1]), int(form[2])), str(note))
+            for name, (form, note) in found.items()
+        }
     except (OSError, ValueError, TypeError, IndexError, AttributeError):
         return None
 

@@ -84,8 +84,8 @@ def rotate_store_heads(
     part = tl.program_id(1)
     half = tl.arange(0, D // 2)
     if PDL:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     position = tl.load(positions + token)
     cos = tl.load(cos_sin + position.to(tl.int64) * D + half)[None, :]
     sin = tl.load(cos_sin + position.to(tl.int64) * D + D // 2 + half)[None, :]

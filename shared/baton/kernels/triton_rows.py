@@ -31,8 +31,8 @@ def norm_rows(
     scale = tl.load(weight + column, mask=column < H, other=0.0).to(tl.float32)
     inside = (row < rows)[:, None] & (column < H)[None, :]
     if PDL:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     value = tl.load(x + row[:, None] * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
     result = _normal(value, scale[None, :], eps, H, out.dtype.element_ty)
     tl.store(out + row[:, None] * H + column[None, :], result, mask=inside)
@@ -48,8 +48,8 @@ def add_norm_rows(
     inside = column < H
     scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     if PDL:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     value = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
     before = tl.load(residual + row + column, mask=inside, other=0.0).to(tl.float32)
     total = (value + before).to(residual.dtype.element_ty)
@@ -69,8 +69,8 @@ def silu_mul_rows(gate_up, out, INNER: tl.constexpr, BLOCK: tl.constexpr, PDL: t
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = column < INNER
     if PDL:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     gate = tl.load(gate_up + row * 2 * INNER + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * INNER + INNER + column, mask=inside, other=0.0).to(tl.float32)
     rounded = silu(gate).to(out.dtype.element_ty).to(tl.float32)

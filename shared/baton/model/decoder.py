@@ -72,8 +72,9 @@ def load(
     progress: bool = True,
     most_rows: int = 0,
 ) -> Decoder:
-    """Build this rank's share and fill it. `most_rows`: of the batches that must be multiplied fast. Raises WeightMismatch when the checkpoint does not fit,
-    InvalidSetting when the model cannot be split over so many ranks."""
+    """Build this rank's share and fill it; `most_rows` is that of batches to be multiplied fast. Raises
+    WeightMismatch when the checkpoint does not fit, InvalidSetting when the model cannot be split over so
+    many ranks."""
     storage = Storage(device, dtype)
     builder = _Builder(config, ranks, kernels, storage)
     decoder = builder.decoder()

@@ -71,11 +71,11 @@ class SamplingRows:
         for one in fresh:
             self.needs[one.row] = needs_of(one.sampling)
             self.params[one.row] = one
-        rows = torch.tensor([one.row for one in fresh], device=self.device)
-        numbers = [self._numbers(one.sampling) for one in fresh]
-        self.numbers[:, rows] = torch.tensor(numbers, dtype=torch.float32).T.to(self.device)
-        seeds = [_signed(one.sampling.seed or 0) for one in fresh]
-        self.seeds[rows] = torch.tensor(seeds, dtype=torch.int64).to(self.device)
+        rows = send(np.asarray([one.row for one in fresh], dtype=np.int64), self.device)
+        numbers = np.asarray([self._numbers(one.sampling) for one in fresh], dtype=np.float32)
+        self.numbers[:, rows] = send(numbers, self.device).T
+        seeds = np.asarray([_signed(one.sampling.seed or 0) for one in fresh], dtype=np.int64)
+        self.seeds[rows] = send(seeds, self.device)
         for one in fresh:
             if needs_of(one.sampling) & Need.PENALTY:
                 self._remember(one)
@@ -93,7 +93,7 @@ class SamplingRows:
             shape = (len(self.params), self.vocab)
             self.counts = torch.zeros(shape, dtype=torch.int32, device=self.device)
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        tokens = torch.from_numpy(one.tokens.astype(np.int64)).to(self.device)
+        tokens = send(one.tokens.astype(np.int64), self.device)
         prompt, output = tokens[: one.prompt], tokens[one.prompt :]
         self.seen[one.row] = False
         self.seen[one.row, prompt] = True
@@ -103,6 +103,12 @@ class SamplingRows:
         fresh = self.params[row]
         assert fresh is not None, f"row {row} was never taken"
         return fresh
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """To the device without waiting for it: torch keeps the pinned copy until it has been read."""
+    host = torch.from_numpy(values)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def _signed(seed: int) -> int:

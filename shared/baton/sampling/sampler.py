@@ -17,7 +17,7 @@ from torch import Tensor
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
 from baton.sampling.fresh import Ints
 from baton.sampling.noise import gumbel
-from baton.sampling.rows import Need, SamplingRows
+from baton.sampling.rows import Need, SamplingRows, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,9 @@ class Sampler:
                 bends += [(line, token, float("-inf")) for token in fresh.stops if token < logits.shape[-1]]
         if bends:
             lines, tokens, values = zip(*bends, strict=True)
-            index = torch.tensor([lines, tokens], device=logits.device)
-            logits.index_put_(
-                (index[0], index[1]), torch.tensor(values, device=logits.device), accumulate=True
-            )
+            index = send(np.asarray([lines, tokens], dtype=np.int64), logits.device)
+            added = send(np.asarray(values, dtype=np.float32), logits.device)
+            logits.index_put_((index[0], index[1]), added, accumulate=True)
 
     def _penalise(self, logits: Tensor, needs: np.ndarray, places: Places) -> None:
         lines, rows = self._lines(needs, Need.PENALTY, places, logits.device)
@@ -108,7 +107,7 @@ class Sampler:
         scaled = logits[noisy].float() / self.rows.temperature[rows, None]
         filtered = np.flatnonzero(needs[(needs & Need.NOISE) > 0] & Need.FILTER)
         if len(filtered):
-            some = torch.from_numpy(filtered).to(logits.device)
+            some = send(filtered, logits.device)
             scaled[some] = self._filter(scaled[some], rows[some])
         noise = gumbel(self.rows.seeds[rows], places.positions[noisy], logits.shape[-1])
         drawn = (scaled + noise).argmax(dim=-1)
@@ -134,7 +133,7 @@ class Sampler:
     def _lines(needs: np.ndarray, need: Need, places: Places, device: torch.device) -> tuple[Tensor, Tensor]:
         """Which logit lines have a need, and their rows."""
         chosen = np.flatnonzero(needs & need)
-        both = torch.from_numpy(np.stack([chosen, places.host_rows[chosen]]).astype(np.int64)).to(device)
+        both = send(np.stack([chosen, places.host_rows[chosen]]).astype(np.int64), device)
         return both[0], both[1]
 
 

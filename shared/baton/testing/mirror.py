@@ -35,6 +35,9 @@ def continuation(prompt: Sequence[int], count: int, vocab: int) -> list[int]:
 class _Step:
     compute: Callable[[], Outcome]
 
+    def ready(self, within_s: float = 0.0) -> bool:
+        return True
+
     def result(self) -> Outcome:
         return self.compute()
 

@@ -85,11 +85,8 @@ class Kernel:
             )
             self._check(counted, "place clusters of")
             self._launch.grid[0] = min(grid // cluster, fitting.value) * cluster
-
-    @property
-    def grid(self) -> int:
+        self.grid = int(self._launch.grid[0])
         """Blocks of a launch."""
-        return int(self._launch.grid[0])
 
     def _check(self, code: int, what: str) -> None:
         if code != 0:
@@ -98,9 +95,10 @@ class Kernel:
             reason = (text.value or b"unknown").decode()
             raise Failed(f"the CUDA driver could not {what} the kernel {self._name!r}: {reason} ({code})")
 
-    def launch(self, stream: int, *arguments: ctypes.Structure) -> None:
-        """Enqueues one run; the driver copies the arguments before it returns."""
+    def launch(self, stream: int, *arguments: ctypes.Structure, grid: int = 0) -> None:
+        """Enqueues one run, on fewer blocks if asked; the driver copies the arguments before it returns."""
         self._launch.stream = stream
+        self._launch.grid[0] = grid or self.grid
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
         code = self._cuda.cuLaunchKernelEx(ctypes.byref(self._launch), self._function, pointers, None)
         self._check(code, "launch")

@@ -75,13 +75,10 @@ def padded(tokens: int) -> int:
 
 def forms(tokens: int) -> tuple[Form, ...]:
     """What is worth trying for a padded count."""
-    if tokens <= 64:
-        tiles = ((128, 1), (128, 2), (256, 1))
-    elif tokens <= 128:
-        tiles = ((128, 2), (128, 4), (256, 2))
-    else:
-        tiles = ((128, 2), (128, 4))
-    return tuple(Form(tokens, rows, cluster) for rows, cluster in tiles if tokens % (8 * cluster) == 0)
+    tiles = ((128, 1), (128, 2))
+    if tokens <= 128:
+        tiles += ((256, 1), (256, 2))
+    return tuple(Form(tokens, rows, cluster) for rows, cluster in tiles)
 
 
 def compile_all(wanted: Iterable[Form]) -> None:

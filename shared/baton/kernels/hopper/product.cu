@@ -73,7 +73,7 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier, int rank) {
             "{\n"
             ".reg .b32 there;\n"
             "mapa.shared::cluster.u32 there, %0, %1;\n"
-            "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+            "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
             "}\n" ::"r"(barrier),
             "r"(rank)
             : "memory");
@@ -143,34 +143,45 @@ struct Ring {
     __device__ __forceinline__ uint32_t x(int stage) const { return weights(stage) + WEIGHT_BYTES; }
 };
 
-// One thread: copies the run's weights and x into the ring, the first weights ahead of the kernel before.
-__device__ __forceinline__ void produce(const TensorMap& weight, const TensorMap& x, const Product& p,
-                                        const Place& place, const Ring& ring) {
-    const int count = place.end - place.begin;
-    const auto weights_in = [&](int i, int stage) {
-        const int tile = (place.begin + i) / p.steps, step = (place.begin + i) % p.steps;
-        barrier_expect(ring.full + stage * 8, STAGE_BYTES);
-        copy(weight, ring.weights(stage), ring.full + stage * 8, step * DEPTH, (tile * CLUSTER + place.rank) * ROWS,
-             ONCE);
-    };
-    const auto x_in = [&](int i, int stage) {
-        const int step = (place.begin + i) % p.steps;
-        const uint32_t to = ring.x(stage) + place.rank * SLICE * DEPTH * 2, barrier = ring.full + stage * 8;
+// What one thread copies next, and into which stage.
+struct Feed {
+    const TensorMap &weight, &x;
+    const Ring& ring;
+    int rank, steps, step, row;
+
+    __device__ __forceinline__ void copy_weight(int stage) {
+        const uint32_t barrier = ring.full + stage * 8;
+        barrier_expect(barrier, STAGE_BYTES);
+        copy(weight, ring.weights(stage), barrier, step * DEPTH, row, ONCE);
+    }
+    __device__ __forceinline__ void copy_x(int stage) const {
+        const uint32_t to = ring.x(stage) + rank * SLICE * DEPTH * 2, barrier = ring.full + stage * 8;
         if constexpr (CLUSTER == 1)
             copy(x, to, barrier, step * DEPTH, 0, AGAIN);
         else
-            copy_to_all(x, to, barrier, step * DEPTH, place.rank * SLICE, AGAIN);
-    };
+            copy_to_all(x, to, barrier, step * DEPTH, rank * SLICE, AGAIN);
+    }
+    __device__ __forceinline__ void advance() {
+        if (++step == steps) step = 0, row += CLUSTER * ROWS;
+    }
+};
+
+// One thread: copies the run's weights and x into the ring, the first weights ahead of the kernel before.
+__device__ __forceinline__ void produce(const TensorMap& weight, const TensorMap& x, const Product& p,
+                                        const Place& place, const Ring& ring) {
+    const int count = place.end - place.begin, tile = place.begin / p.steps;
+    Feed feed{weight, x, ring, place.rank, p.steps, place.begin % p.steps, (tile * CLUSTER + place.rank) * ROWS};
     const int first = count < STAGES ? count : STAGES;
-    for (int i = 0; i < first; ++i) weights_in(i, i);
+    Feed early = feed;
+    for (int i = 0; i < first; ++i, early.advance()) early.copy_weight(i);
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    for (int i = 0; i < first; ++i) x_in(i, i);
+    for (int i = 0; i < first; ++i, feed.advance()) feed.copy_x(i);
     int stage = 0;
     uint32_t parity = 0;
-    for (int i = STAGES; i < count; ++i) {
+    for (int i = STAGES; i < count; ++i, feed.advance()) {
         barrier_wait(ring.empty + stage * 8, parity);
-        weights_in(i, stage);
-        x_in(i, stage);
+        feed.copy_weight(stage);
+        feed.copy_x(stage);
         if (++stage == STAGES) stage = 0, parity ^= 1;
     }
 }
@@ -245,22 +256,27 @@ __device__ __forceinline__ void leave(const Product& p, const Sums& sums) {
         asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p.left + blockIdx.x), "r"(1) : "memory");
 }
 
-// Adds what the clusters after this one left of the tile that ends at `end`.
+// Adds what the clusters after this one left of the tile that ends at `end`, in their order.
 __device__ __forceinline__ void take(const Product& p, const Place& place, int end, Sums& sums) {
+    // One thread for each of them waits until its part is there.
+    const int mine = place.cluster + 1 + threadIdx.x;
+    if (mine < place.clusters) {
+        const int begin = run_begin(p, mine, place.clusters);
+        if (begin < end && begin < run_begin(p, mine + 1, place.clusters)) {
+            uint32_t* left = p.left + mine * CLUSTER + place.rank;
+            uint32_t there;
+            do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(left) : "memory");
+            while (there == 0);
+            asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(left), "r"(0) : "memory");
+        }
+    }
+    consumers_meet();
     int begin = place.end;
     for (int c = place.cluster + 1; begin < end; ++c) {
         const int next = run_begin(p, c + 1, place.clusters);
         if (next == begin) continue;
         begin = next;
-        const int block = c * CLUSTER + place.rank;
-        if (threadIdx.x == 0) {
-            uint32_t there;
-            do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(p.left + block) : "memory");
-            while (there == 0);
-            asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p.left + block), "r"(0) : "memory");
-        }
-        consumers_meet();
-        const float4* from = part(p, block) + threadIdx.x;
+        const float4* from = part(p, c * CLUSTER + place.rank) + threadIdx.x;
 #pragma unroll
         for (int s = 0; s < SLABS; ++s)
 #pragma unroll

@@ -62,7 +62,7 @@ class Product:
         assert scratch.parts.numel() >= blocks * form.part_bytes, "scratch for smaller forms"
         self.form = form
         self._scratch = scratch
-        self._weights: dict[int, TensorMap] = {}
+        self._weights: dict[tuple[int, int, int], TensorMap] = {}
         with torch.cuda.device(device):
             self._kernel = Kernel(
                 form.cubin(), "product", blocks, _THREADS, form.shared_bytes, overlap, form.cluster
@@ -80,24 +80,36 @@ class Product:
             return f"{rows} x {depth} is no whole number of tiles"
         return None if find_nvcc() is not None or Form(16, 128, 1).path().exists() else "nvcc was not found"
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [tokens, depth] → [tokens, rows]; `weight` keeps its address for as long as this object lives."""
+    def spreads(self, rows: int) -> tuple[int, ...]:
+        """Grids worth trying for so many weight rows: all blocks evenly, or a whole number for each tile."""
+        clusters, tiles = self._kernel.grid // self.form.cluster, self._tiles(rows)
+        each = clusters // tiles
+        found = {clusters, *(tiles * n for n in (each, (each + 1) // 2, 1) if n)}
+        return tuple(self.form.cluster * count for count in sorted(found, reverse=True))
+
+    def _tiles(self, rows: int) -> int:
+        return -(-rows // (self.form.rows * self.form.cluster))
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, grid: int = 0) -> Tensor:
+        """x [tokens, depth] → [tokens, rows] on `grid` blocks; `weight` keeps its address for as long as this
+        object lives."""
         form, (rows, depth), tokens = self.form, weight.shape, x.shape[0]
         assert x.is_contiguous() and x.dtype == weight.dtype and x.shape == (tokens, depth)
         assert 0 < tokens <= form.tokens and x.data_ptr() % 16 == 0
         out = torch.empty((tokens, rows), dtype=x.dtype, device=x.device)
-        described = self._weights.get(weight.data_ptr())
+        known = (weight.data_ptr(), rows, depth)
+        described = self._weights.get(known)
         if described is None:
             described = describe(weight.data_ptr(), (depth, rows), (depth * 2,), (_DEPTH, form.rows))
-            self._weights[weight.data_ptr()] = described
-        source = describe(
-            x.data_ptr(), (depth, tokens), (depth * 2,), (_DEPTH, form.tokens // form.cluster)
-        )
+            self._weights[known] = described
+        source = describe(x.data_ptr(), (depth, tokens), (depth * 2,), (_DEPTH, form.tokens // form.cluster))
         product = _Product(
             out=out.data_ptr(), bias=None if bias is None else bias.data_ptr(),
             parts=self._scratch.parts.data_ptr(), left=self._scratch.left.data_ptr(), tokens=tokens, rows=rows,
-            steps=depth // _DEPTH, tiles=-(-rows // (form.rows * form.cluster)), stride=rows,
+            steps=depth // _DEPTH, tiles=self._tiles(rows), stride=rows,
         )  # fmt: skip
         with torch.cuda.device(x.device):
-            self._kernel.launch(torch.cuda.current_stream().cuda_stream, described, source, product)
+            self._kernel.launch(
+                torch.cuda.current_stream().cuda_stream, described, source, product, grid=grid
+            )
         return out
