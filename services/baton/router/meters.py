@@ -1,13 +1,9 @@
 """What a router measures, under names that stay.
 
-The relay and the admission add to it; what others know anyway (fleet, index, Redis) is read when
-somebody asks for /metrics. Also the three gauges by which autoscalers and endpoint pickers know any
-vLLM-like server.
+The relay and the admission add to it; what others know anyway is in `gauges`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from baton.router.placement import Decision
 from baton.telemetry import Metrics, buckets
@@ -92,10 +88,3 @@ class Meters:
         """The first bytes of a stream came, so long after it was placed."""
         error = ttft_s - decision.predicted_ttft_s
         (self._late if error > 0 else self._early).observe(abs(error))
-
-    def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Something that is read when asked for."""
-        self.metrics.gauge(f"baton_router_{name}", meaning).set_function(value)
-
-    def familiar(self, name: str, meaning: str, model: str, value: Callable[[], float]) -> None:
-        self.metrics.familiar(f"vllm:{name}", meaning, ("model_name",)).labels(model).set_function(value)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from baton.core.clock import Clock
 from baton.core.version import version
 from baton.router.entry import Admission, Gate
+from baton.router.gauges import Gauges
 from baton.router.placement import Query, Reason, Refusal
 from baton.router.pods import Pods
 from baton.router.relay import Trail
@@ -27,6 +28,7 @@ class Probes:
     pods: Pods
     trail: Trail
     metrics: Metrics
+    gauges: Gauges
     detail: Callable[[], Mapping[str, object]]
     """How the router stands with whatever tells it of pods."""
     clock: Clock
@@ -84,6 +86,7 @@ class Probes:
         return _json({"version": version()})
 
     async def _metrics(self, request: HttpRequest) -> Response:
+        self.gauges.set()
         return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
     async def _placements(self, request: HttpRequest) -> Response:

@@ -18,6 +18,7 @@ from baton.http import HttpServer
 from baton.openai import ServedModel
 from baton.router.app import App
 from baton.router.entry import Admission, Gate, KeyLimits, KeyRing
+from baton.router.gauges import Gauges
 from baton.router.meters import Meters
 from baton.router.pods import Catalog, Pods
 from baton.router.probes import Probes
@@ -80,8 +81,8 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
         health = mirror.health
         return {"state": {"reachable": health.link.reachable, "silent_s": round(health.link.silent_s, 1)}}
 
-    probes = Probes(gate, admission, pods, trail, metrics, detail, clock)
-    _measure(meters, pods, admission, mirror)
+    gauges = Gauges(metrics, pods, admission, mirror)
+    probes = Probes(gate, admission, pods, trail, metrics, gauges, detail, clock)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
         _background(stack, work)
     understanding = Understanding(pods, settings.keys.shared_cache)
@@ -97,20 +98,6 @@ def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
 
     task.add_done_callback(ended)
     stack.callback(task.cancel)
-
-
-def _measure(meters: Meters, pods: Pods, admission: Admission, mirror: FleetMirror) -> None:
-    """What others know anyway."""
-    gauge = meters.gauge
-    gauge("running", "Requests that are under way on pods.", lambda: admission.running)
-    gauge("waiting", "Requests that wait for admission.", lambda: admission.waiting)
-    gauge("index_pages", "Pages in the prefix index, over all workers.", lambda: len(pods.index))
-    gauge("index_lag_entries", "Prefix events that were written and not read yet.", lambda: mirror.health.lag)
-    gauge("state_reachable", "1 while Redis answers.", lambda: mirror.health.link.reachable)
-    gauge("state_silent_seconds", "Since Redis answered last.", lambda: mirror.health.link.silent_s)
-    gauge("workers", "Workers that live.", lambda: len(pods.fleet.workers))
-    gauge("workers_shunned", "Workers that are kept away from.", lambda: len(pods.shunning.shunned))
-    gauge("routers", "Other routers that are heard of.", lambda: pods.loads.routers)
 
 
 def _served(settings: RouterSettings) -> ServedModel:
