@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import Any
 
 from baton.core.clock import SystemClock
@@ -19,6 +20,7 @@ from baton.openai import ServedModel
 from baton.router.app import App
 from baton.router.entry import Admission, Gate, KeyLimits, KeyRing
 from baton.router.gauges import Gauges
+from baton.router.kubernetes import Api, KubernetesFleet
 from baton.router.meters import Meters
 from baton.router.pods import Catalog, Pods
 from baton.router.probes import Probes
@@ -26,7 +28,7 @@ from baton.router.relay import Errands, RetryBudget, Trail
 from baton.router.settings import RouterSettings
 from baton.router.understand import Understanding
 from baton.router.wire import Pool
-from baton.state import FleetMirror, Link
+from baton.state import FleetMirror, LeaseBoard, Link
 from baton.telemetry import Metrics
 
 log = logging.getLogger("baton.router")
@@ -64,7 +66,13 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
     pool = Pool()
     stack.callback(pool.close)
     catalog = Catalog(base, settings.model.names)
-    pods = Pods(mirror.board, mirror.index, mirror.loads, catalog, pool, settings.placement, clock)
+    discovery: LeaseBoard | KubernetesFleet = mirror.board
+    if settings.discovery.source == "kubernetes":
+        its = settings.discovery
+        api = Api(its.selector, namespace=its.namespace, url=its.api)
+        discovery = KubernetesFleet(api, its.port_name, pool, lambda: mirror.fleet, clock)
+        await stack.enter_async_context(discovery)
+    pods = Pods(discovery, mirror.index, mirror.loads, catalog, pool, settings.placement, clock)
     admission = Admission(settings.admission, clock, meters)
     gate = Gate(keys, KeyLimits(clock), admission)
     errands = Errands(
@@ -78,8 +86,13 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
     )
 
     def detail() -> Mapping[str, object]:
-        health = mirror.health
-        return {"state": {"reachable": health.link.reachable, "silent_s": round(health.link.silent_s, 1)}}
+        link = mirror.health.link
+        told: dict[str, object] = {
+            "state": {"reachable": link.reachable, "silent_s": round(link.silent_s, 1), "error": link.error}
+        }
+        if isinstance(discovery, KubernetesFleet):
+            told["kubernetes"] = asdict(discovery.health)
+        return told
 
     gauges = Gauges(metrics, pods, admission, mirror)
     probes = Probes(gate, admission, pods, trail, metrics, gauges, detail, clock)
