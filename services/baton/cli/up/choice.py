@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -133,7 +133,7 @@ def _shares(choice: Choice, gpus: Sequence[str]) -> Iterator[tuple[str, ...] | N
         yield tuple(gpus[number * choice.tp : (number + 1) * choice.tp])
 
 
-def free_ports() -> Iterator[int]:
+def free_ports() -> Generator[int, None, None]:
     """Ports that nobody listens on, each another: those given out stay taken until this is closed."""
     with ExitStack() as stack:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ from baton.cli.up.choice import Choice, free_ports, plan, refuse_taken
 from baton.cli.up.process import Process
 from baton.cli.up.screen import Screen
 from baton.core.errors import DeadlineExceeded, WorkerDied
+from baton.core.lifecycle import first_of
 from baton.state.embedded import EmbeddedRedis
 
 START_S = 600.0
@@ -41,7 +44,7 @@ async def run(choice: Choice) -> int:
         planned = plan(choice, redis_url, _gpus(), ports)
         ports.close()
         screen.expect([one.name for one in planned])
-        processes = [Process(one, lambda text, name=one.name: screen.line(name, text)) for one in planned]
+        processes = [Process(one, partial(screen.line, one.name)) for one in planned]
         stack.push_async_callback(_end, processes, screen, stop)
         for one in processes:
             await one.start()
@@ -115,9 +118,9 @@ async def _end(processes: Sequence[Process], screen: Screen, stop: asyncio.Event
     for one in running:
         one.terminate()
     ended = asyncio.gather(*(one.wait() for one in running))
-    hurry = asyncio.create_task(stop.wait())
-    await asyncio.wait({ended, hurry}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            await first_of(asyncio.shield(ended), stop.wait())
     for one in processes:
         one.kill()
     await ended

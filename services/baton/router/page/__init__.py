@@ -2,5 +2,6 @@
 
 from baton.router.page.app import Page
 from baton.router.page.feed import Feed, Sources
+from baton.router.page.sources import sources_of
 
-__all__ = ["Feed", "Page", "Sources"]
+__all__ = ["Feed", "Page", "Sources", "sources_of"]
