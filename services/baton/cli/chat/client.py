@@ -73,9 +73,8 @@ class Client:
         self._model = model
         self._sampling = sampling
         timeout = httpx.Timeout(SILENT_S, connect=CONNECT_S)
-        self._http = httpx.Client(
-            base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=timeout
-        )
+        headers = {"authorization": f"Bearer {key}", "x-baton-explain": "true"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +133,8 @@ class Client:
 
 def served(headers: httpx.Headers) -> str:
     """Who computed an answer: `prefill-0 → decode-1`, as far as its headers tell."""
-    return " → ".join(filter(None, (headers.get("x-baton-prefill"), headers.get("x-baton-decode"))))
+    prefill = headers.get("x-baton-prefill", "").partition(",")[0]
+    return " → ".join(filter(None, ("" if prefill == "local" else prefill, headers.get("x-baton-decode"))))
 
 
 def _read(data: str, tally: Tally) -> Piece:

@@ -117,13 +117,16 @@ async def _end(processes: Sequence[Process], screen: Screen, stop: asyncio.Event
         screen.say("stopping; Ctrl-C once more ends it at once")
     for one in running:
         one.terminate()
-    ended = asyncio.gather(*(one.wait() for one in running))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_S):
-            await first_of(asyncio.shield(ended), stop.wait())
+            await first_of(_all_ended(running), stop.wait())
     for one in processes:
         one.kill()
-    await ended
+    await _all_ended(running)
+
+
+async def _all_ended(processes: Sequence[Process]) -> None:
+    await asyncio.gather(*(one.wait() for one in processes))
 
 
 def _gpus() -> list[str]:

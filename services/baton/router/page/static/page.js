@@ -330,7 +330,7 @@ async function ask(text) {
 }
 
 async function* stream(messages, seen) {
-  const headers = { "content-type": "application/json" };
+  const headers = { "content-type": "application/json", "x-baton-explain": "true" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
   const answer = await fetch("../v1/chat/completions", {
     method: "POST", headers, signal: asking.signal,
@@ -369,10 +369,9 @@ async function* stream(messages, seen) {
 function pathOf(seen, began) {
   const usage = seen.usage || {};
   const cached = usage.prompt_tokens_details?.cached_tokens;
-  const prefill = seen.timeline?.prefill || seen.headers.get("x-baton-prefill");
-  const decode = seen.timeline?.pod || seen.headers.get("x-baton-decode");
   const line = make("span", { class: "path" });
-  if (decode) line.append(make("b", {}, prefill && prefill !== decode ? `${prefill} → ${decode}` : decode), " · ");
+  const served = servedBy(seen);
+  if (served) line.append(make("b", {}, served), " · ");
   const spent = performance.now() - seen.first;
   const rate = usage.completion_tokens > 1 ? `${whole((1000 * (usage.completion_tokens - 1)) / spent)} tokens/s` : "";
   const parts = [
@@ -382,6 +381,14 @@ function pathOf(seen, began) {
   ];
   line.append(parts.filter(Boolean).join(" · "));
   return line;
+}
+
+// What pods did, where the answer tells; else where the router sent it.
+function servedBy(seen) {
+  const decode = seen.timeline?.pod || seen.headers.get("x-baton-decode");
+  const asked = seen.headers.get("x-baton-prefill")?.split(",")[0];
+  const prefill = seen.timeline ? seen.timeline.prefill : asked === "local" ? "" : asked;
+  return decode && prefill && prefill !== decode ? `${prefill} → ${decode}` : decode;
 }
 
 function speak(who, text) {
