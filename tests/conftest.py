@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import hypothesis  # noqa: F401  # pytest's plugin would import it late, which CPython 3.11 may fail at
+import pytest
+from tests.running import Running
 
 # Before any test imports torch; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    """One whole Baton for all tests that leave it as they found it."""
+    with Running("--prefill", "1", "--decode", "2") as running:
+        yield running
