@@ -93,8 +93,7 @@ def test_a_mistake_is_told_where_the_answer_would_be(open_page: Page) -> None:
     open_page.fill("#message", "hello")
     with open_page.expect_response("**/v1/chat/completions") as answered:
         open_page.press("#message", "Enter")
-    if answered.value.status == 200:
-        pytest.skip("this model takes so long an answer")
+    assert answered.value.status == 400
     open_page.wait_for_selector(".said.failed")
     assert open_page.locator(".said.failed .text").inner_text()
 
@@ -113,7 +112,7 @@ def test_it_works_by_keyboard_and_for_screen_readers(open_page: Page) -> None:
         "reset",
         "send",
     ]
-    nameless = """[...document.querySelectorAll('section, table, input, textarea, button, svg[role=img], .bar, ul')]
+    nameless = """[...document.querySelectorAll('section, input, textarea, button, svg[role=img], .bar, ul')]
         .filter((one) => !one.hidden && !one.closest('[hidden]'))
         .filter((one) => !(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby')
             || one.labels?.length || one.textContent.trim()))

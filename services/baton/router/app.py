@@ -30,6 +30,7 @@ from baton.openai import (
 )
 from baton.router.entry import Admission, Gate, Key
 from baton.router.meters import Meters
+from baton.router.page import Page
 from baton.router.probes import Probes
 from baton.router.relay import Errand, Errands
 from baton.router.settings import RouterSettings
@@ -50,6 +51,7 @@ class App:
     probes: Probes
     meters: Meters
     clock: Clock
+    page: Page | None = None
 
     def main(self) -> ASGIApp:
         """Everything; /metrics only if it has no port of its own."""
@@ -65,6 +67,8 @@ class App:
         routes += [Route("/v1/models", self._models), *self.probes.routes(), *self.probes.debug_routes()]
         if not self.settings.http.metrics_port:
             routes.append(self.probes.metrics_route())
+        if self.page is not None:
+            routes += self.page.routes()
         app: ASGIApp = application(routes)
         if self.settings.cors.origins:
             app = CORSMiddleware(

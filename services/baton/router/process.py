@@ -22,6 +22,7 @@ from baton.router.entry import Admission, Gate, KeyLimits, KeyRing
 from baton.router.gauges import Gauges
 from baton.router.kubernetes import Api, KubernetesFleet
 from baton.router.meters import Meters
+from baton.router.page import Feed, Page, sources_of
 from baton.router.pods import Catalog, Pods
 from baton.router.probes import Probes
 from baton.router.relay import Errands, RetryBudget, Trail
@@ -99,7 +100,24 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
         _background(stack, work)
     understanding = Understanding(pods, settings.keys.shared_cache)
-    return App(settings, gate, understanding, admission, errands, probes, meters, clock)
+    page = None
+    if settings.ui.enabled:
+        feed = _feed(settings, probes, meters, pool)
+        page = Page(feed)
+        _background(stack, feed.run())
+    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page)
+
+
+def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) -> Feed:
+    def problem() -> str:
+        why = probes.unready()
+        return why[1] if why else ""
+
+    sources = sources_of(
+        pods=probes.pods, trail=probes.trail, meters=meters, admission=probes.admission, pool=pool,
+        policy=settings.placement.policy, problem=problem, clock=probes.clock,
+    )  # fmt: skip
+    return Feed(sources, probes.clock)
 
 
 def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:

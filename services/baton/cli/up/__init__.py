@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
         help="prompts with fewer new tokens are computed by the decode pod itself; default 8",
     )  # fmt: skip
     add("--policy", default="cost", help="how pods are chosen: cost, prefix, least-loaded, round-robin")
+    add(
+        "--handoffs", choices=["always", "cost"],
+        help="always, or when they save time; default: always on a CPU, where it is about seeing them",
+    )  # fmt: skip
     add("--redis-url", default="", help="default: a Redis of its own, gone when this ends")
     add("--host", default="127.0.0.1", help="where the router listens; default 127.0.0.1")
     add("--port", type=int, default=8000, help="default 8000")

@@ -25,6 +25,8 @@ class Choice:
     pages: int = 0
     local_below: int = 8
     policy: str = "cost"
+    handoffs: str | None = None
+    """always or cost; None is always on a CPU."""
     redis_url: str = ""
     host: str = "127.0.0.1"
     port: int = 8000
@@ -47,6 +49,12 @@ class Choice:
                 raise InvalidSetting(name, f"must be 1 or more, not {getattr(self, name)}")
         if self.prefill < 0 or (self.prefill == 0 and not self.unified):
             raise InvalidSetting("prefill", "must be 1 or more; pods that need none are --unified")
+
+    @property
+    def always_hands_over(self) -> bool:
+        return (
+            not self.unified and (self.handoffs or ("always" if self.device == "cpu" else "cost")) == "always"
+        )
 
     @property
     def pods(self) -> int:
@@ -112,7 +120,8 @@ def _router(choice: Choice, redis_url: str) -> tuple[str, ...]:
     return (
         "--http.host", choice.host, "--http.port", str(choice.port), "--state.url", redis_url,
         "--model.tokenizer", choice.model, "--model.names", choice.name,
-        "--placement.policy", choice.policy, *_logs(choice),
+        "--placement.policy", choice.policy, "--placement.local", str(not choice.always_hands_over).lower(),
+        *_logs(choice),
     )  # fmt: skip
 
 

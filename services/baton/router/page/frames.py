@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from baton.router.relay.trail import Placement
-
 from baton.router.placement import Candidate, Decision
+from baton.router.relay.trail import Placement
 from baton.state import Fleet, WorkerLease
 
 Frame = dict[str, Any]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baton.router.entry import Admission
-from baton.router.meters import Meters
-from baton.router.pods import Pods
-from baton.router.relay import Trail
-from baton.router.wire import Pool, fetch
-
 from baton.core.clock import Clock
 from baton.core.errors import Failed
 from baton.core.version import version
+from baton.router.entry import Admission
+from baton.router.meters import Meters
 from baton.router.page.course import Reading, buckets, total
 from baton.router.page.feed import Sources
 from baton.router.page.frames import Frame
 from baton.router.page.landings import Landings
+from baton.router.pods import Pods
+from baton.router.relay import Trail
+from baton.router.wire import Pool, fetch
 
 PATIENCE_S = 1.0
 """How long a pod may take to tell of its hand-overs."""

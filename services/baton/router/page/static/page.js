@@ -4,6 +4,7 @@
 const KEPT_ROWS = 100;
 const KEPT_POINTS = 300;
 const LOST_SHOWN_MS = 6000;
+const SHORTEST_MS = 30; // an answer that came all at once has no rate
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -373,7 +374,7 @@ function pathOf(seen, began) {
   const served = servedBy(seen);
   if (served) line.append(make("b", {}, served), " · ");
   const spent = performance.now() - seen.first;
-  const rate = usage.completion_tokens > 1 ? `${whole((1000 * (usage.completion_tokens - 1)) / spent)} tokens/s` : "";
+  const rate = usage.completion_tokens > 1 && spent > SHORTEST_MS ? `${whole((1000 * (usage.completion_tokens - 1)) / spent)} tokens/s` : "";
   const parts = [
     usage.completion_tokens != null && `${usage.completion_tokens} tokens`, rate,
     seen.first && `first after ${ms(seen.first - began)} ms`,
