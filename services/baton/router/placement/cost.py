@@ -20,8 +20,8 @@ from baton.router.placement.estimate import (
     Computer,
     Moves,
     Owner,
-    busy_weight,
     computers,
+    expected_tokens,
     gap_s,
     owners,
     prefill_s,
@@ -77,21 +77,23 @@ class CostPolicy:
     def _local(self, owned: Sequence[Owner], query: Query) -> list[Way]:
         """The best owners that compute the prompt themselves, cheapest first."""
         settings = self.settings
-        busy = sum(1 for one in owned if one.queue_s)
-        weight = busy_weight(busy, len(owned), settings)
-        found: list[tuple[float, Owner, float]] = []
+        requests = sum(one.running for one in owned) / len(owned)
+        output = max(1, expected_tokens(query, settings))
+        found: list[tuple[float, Owner, float, float]] = []
         for one in owned:
             if not settings.local and one.seat.role == "decode":
                 continue
             compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
-            stall_s = gap_s(compute_s, settings) * settings.stall_share * one.running
-            weighed_s = compute_s * (1 + weight) + stall_s
-            found.append((one.cost_s + one.queue_s + weighed_s, one, compute_s))
+            # So many come while it computes, as many as end: each waits half of it.
+            later_s = settings.busy_share * requests / (output * one.step_s) * compute_s**2 / 2
+            stall_s = settings.stall_share * one.running * gap_s(compute_s, settings)
+            cost_s = one.cost_s + one.queue_s + compute_s + later_s + stall_s
+            found.append((cost_s, one, compute_s, later_s))
         seed = rank(query)
         found.sort(key=lambda way: (way[0], way[1].requests, turn(way[1].seat, seed)))
         return [
-            Way(cost_s, one, _itself(one, compute_s, weight * compute_s), 0.0, 0.0)
-            for cost_s, one, compute_s in found[: settings.candidates]
+            Way(cost_s, one, _itself(one, compute_s, later_s), 0.0, 0.0)
+            for cost_s, one, compute_s, later_s in found[: settings.candidates]
         ]
 
     def _apart(

@@ -33,6 +33,8 @@ class Owner(NamedTuple):
     stall_s: float
     penalty_s: float
     slowness: float
+    step_s: float
+    """A decode step with the request in it."""
     requests: int
     """That routers have in flight there."""
     cached: int
@@ -129,7 +131,7 @@ def _owner(
     stall_s = settings.stall_share * output * (step_s + running * slower_s)
     return Owner(
         wait_s + stall_s + health.penalty_s, seat, running, wait_s, queue_s, stall_s,
-        health.penalty_s, health.slowness, requests, query.cached_tokens(seat.id),
+        health.penalty_s, health.slowness, step_s, requests, query.cached_tokens(seat.id),
     )  # fmt: skip
 
 
