@@ -68,7 +68,6 @@ engine:
 listen: tcp://0.0.0.0:5600
 http: {port: 8001}
 drain_s: {{ .values.drainSeconds }}
-names: {{ default (list .root.Values.model.id) .root.Values.model.names | toJson }}
 {{- end }}
 
 {{- define "baton.config.decode" -}}

@@ -30,7 +30,8 @@ from baton.protocol import placed
 
 PROMPT = (
     "A relay team runs with one baton. The first runner carries it as fast as the road allows, and the "
-    "second takes it over without either of them slowing down. Ticket {ticket}. What does the second runner hold?"
+    "second takes it over without either of them slowing down. Ticket {ticket}. "
+    "What does the second runner hold?"
 )
 OUTPUT = 24
 METRICS_PORT = 9000
