@@ -30,6 +30,10 @@ from baton.telemetry import Metrics
 
 log = logging.getLogger("baton.prefill")
 
+LANDING_S = 1.0
+"""How long a decode pod may take to see that the last pages have landed. Who leaves before is taken for
+lost, and the prompt is computed again."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return run_service("prefill", PrefillSettings, run, arguments)
@@ -100,9 +104,12 @@ def _membership(
 async def _drained(desk: LegDesk, seconds: float) -> None:
     """Until the legs that are open have ended, their pushes included, and nobody reads here any more, or the
     time is up."""
+    if not (desk.open or desk.loans):
+        return
     deadline = asyncio.get_running_loop().time() + seconds
     while (desk.open or desk.loans) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
+    await asyncio.sleep(LANDING_S)
 
 
 if __name__ == "__main__":

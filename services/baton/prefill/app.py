@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,6 +43,18 @@ class App:
             lambda: len(self.desk.visitors) if self.desk else 0
         )
         measure(self.metrics, lambda: self.desk.lending if self.desk else None)
+        pages = gauge(
+            "baton_pages", "Pages of the pool: free, cached (given up when needed) and used.", ("state",)
+        )
+        for state in ("free", "cached", "used"):
+            pages.labels(state).set_function(partial(self._pages, state))
+
+    def _pages(self, state: str) -> int:
+        load = self.worker.load
+        if load is None:
+            return self.worker.facts.pages if self.worker.facts and state == "free" else 0
+        free, cached = load.pages_free, load.pages_evictable
+        return {"free": free, "cached": cached, "used": load.pages_total - free - cached}[state]
 
     def starlette(self) -> Starlette:
         return application(
