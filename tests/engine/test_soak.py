@@ -16,6 +16,7 @@ from baton.protocol.engine import Update
 from baton.tokens.identity import page_identities
 
 PAGE = 4
+LONG = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 
 def asked(count: int) -> list[tuple[list[int], SamplingParams]]:
@@ -102,8 +103,8 @@ def assert_nothing_is_left(served: Inline) -> None:
     [
         ("priority", 300),
         ("dfs-weight", 300),
-        pytest.param("priority", 10_000, marks=pytest.mark.slow),
-        pytest.param("dfs-weight", 10_000, marks=pytest.mark.slow),
+        pytest.param("priority", 10_000, marks=LONG),
+        pytest.param("dfs-weight", 10_000, marks=LONG),
     ],
 )
 def test_what_survives_is_undisturbed_and_nothing_is_left(policy: str, count: int, checkpoint: Make) -> None:
