@@ -1,0 +1,45 @@
+"""Random requests over two prefill and two decode pods, with kills, restarts and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.faults.fleet import Fleet
+from tests.faults.storm import Storm, costs, questions
+
+from baton.engine import LLM
+
+
+def storm(fleet: Fleet, alone: LLM, count: int, kills: int, seed: int, *, spare: bool) -> Storm:
+    asked = questions(count, seed)
+    outputs = alone.generate([one.prompt for one in asked], [one.sampling for one in asked])
+    spared = [fleet.prefills[0], fleet.decodes[0]] if spare else []
+    made = Storm(fleet, asked, [output.text for output in outputs], kills, spared, seed)
+    asyncio.run(made.run())
+    fleet.mend()
+    fleet.await_clean(30)
+    assert not made.wrong, (len(made.wrong), made.wrong[0])
+    assert made.done + made.left == count and made.killed == kills and made.left > count // 25
+    return made
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_requests_survive_kills(fleet: Fleet, alone: LLM) -> None:
+    assert storm(fleet, alone, 100, kills=2, seed=7, spare=False).lost > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_thousands_of_requests_survive_kills_and_leave_nothing_behind(fleet: Fleet, alone: LLM) -> None:
+    """First any pod may die; then two of them live on, and must not grow while the others come and go."""
+    storm(fleet, alone, 2000, kills=20, seed=8, spare=False)
+    storm(fleet, alone, 500, kills=4, seed=9, spare=True)
+    pods = (fleet.prefills[0], fleet.decodes[0])
+    before = [costs(pod) for pod in pods]
+    storm(fleet, alone, 2500, kills=24, seed=10, spare=True)
+    for old, new in zip(before, [costs(pod) for pod in pods], strict=True):
+        assert new.threads <= old.threads + 2, (old, new)
+        assert new.sockets <= old.sockets + 8, (old, new)
+        assert new.files <= old.files + 12, (old, new)
+        assert new.megabytes <= old.megabytes * 1.05 + 20, (old, new)
