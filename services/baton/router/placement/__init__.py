@@ -5,6 +5,7 @@ and acts on the `Decision`. Routers with the same view decide alike.
 """
 
 from baton.router.placement.decision import Candidate, Decision, Reason, Refusal
+from baton.router.placement.lender import lender
 from baton.router.placement.policies import POLICIES, Policy, policy
 from baton.router.placement.settings import PlacementSettings
 from baton.router.placement.view import Health, Query, Roster, View
@@ -21,5 +22,6 @@ __all__ = [
     "Refusal",
     "Roster",
     "View",
+    "lender",
     "policy",
 ]

@@ -18,7 +18,7 @@ from baton.http import Exchange
 from baton.openai import Asked, EventRelay
 from baton.protocol.placed import Placed, encode
 from baton.router.meters import Meters
-from baton.router.placement import Decision, Query, Reason, Refusal
+from baton.router.placement import Decision, Query, Reason, Refusal, lender
 from baton.router.pods import Generation, Pods
 from baton.router.relay.attempt import Attempt, head_of
 from baton.router.relay.budget import RetryBudget
@@ -70,6 +70,8 @@ class Errand:
         self._gave_up_at: float | None = None
         """When waiting for a pod that takes it ends."""
         self._wait_s = FIRST_WAIT_S
+        self._lender = ""
+        """The pod out of whose pool the prompt's prefix may be read."""
         self._explained = any(
             name == EXPLAIN and value == b"true" for name, value in exchange.scope["headers"]
         )
@@ -101,7 +103,9 @@ class Errand:
                 self._generation = other
                 self._requests = _requests(self._asked, other)
         query = self._query()
-        return pods.place(self._generation.kind, query)
+        found = pods.place(self._generation.kind, query)
+        self._lender = "" if isinstance(found, Refusal) else lender(query, found)
+        return found
 
     def _query(self) -> Query:
         prompts = self._requests[:: self._asked.shape.n]
@@ -186,6 +190,7 @@ class Errand:
             ended=tuple([place for place, one in delivered.items() if one.ended]),
             resumes=bool(self._relay.relayed),
             prefill=decision.prefill,
+            lender=self._lender,
         )
 
     # ---- and back ----
