@@ -246,7 +246,7 @@ class Handoffs:
         """An attempt came to nothing: ask another peer, or compute the rest here. `over`: its writer has
         ended, so its pages can be written again at once."""
         self._count(reason)
-        if over:
+        if over or one.moved_s is not None:
             self._over(one.attempt)
         else:
             self._lift_later(one)

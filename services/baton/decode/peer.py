@@ -24,9 +24,7 @@ log = logging.getLogger("baton.decode")
 
 RETIRED_KEPT = 16
 GOODBYE_MS = 100
-"""How long the last message may take to leave; where there is no connection it is dropped at once."""
-FIRST_PAUSE_S = 0.05
-"""Between the first hello, which leaves only if the connection is there already, and the next."""
+"""How long the last message may take to leave, if there is a worker to take it."""
 
 
 class Owner(Protocol):
@@ -82,8 +80,6 @@ class Peer:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
-        # What was meant for a worker that is gone must not wait for the next one at its address.
-        socket.setsockopt(zmq.IMMEDIATE, 1)
         secure(socket, self._secret, server=False)
         socket.connect(self.address)
         self._socket = socket
@@ -92,13 +88,15 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         """It is told, so that it ends at once what it does for us."""
+        there = self.ready
         self.drop("it is no peer any more")
-        self.send(pods.Refused("this decode worker needs no more of it"))
+        if there:
+            self.send(pods.Refused("this decode worker needs no more of it"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._context is not None:
-            self._context.destroy(linger=GOODBYE_MS)
+            self._context.destroy(linger=GOODBYE_MS if there else 0)
             self._socket = None
 
     def send(self, message: pods.Message) -> None:
@@ -161,13 +159,11 @@ class Peer:
             self.worker = self._last = hello.worker
 
     async def _keep_in_touch(self) -> None:
-        pause_s = FIRST_PAUSE_S
         while True:
             if self.ready and time.monotonic() - self._heard_at > pods.SILENCE_S:
                 self.drop("it fell silent")
             self.send(pods.Ping() if self.ready else self.hello)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, pods.HEARTBEAT_S / 2)
+            await asyncio.sleep(pods.HEARTBEAT_S / 2)
 
     def __repr__(self) -> str:
         return f"<Peer {self.pod or self.address} {self.worker or 'not ready'}, {self.waiting} waiting>"

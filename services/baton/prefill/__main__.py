@@ -33,6 +33,8 @@ log = logging.getLogger("baton.prefill")
 LANDING_S = 1.0
 """How long a decode pod may take to see that the last pages have landed. Who leaves before is taken for
 lost, and the prompt is computed again."""
+CUT_S = 3.0
+"""How long a leg that is cut off may take to end: decode pods can use its pages again once it has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,11 @@ async def run(settings: PrefillSettings) -> None:
             member.drain()
             desk.drain()
             log.info("draining", extra={"legs": desk.open})
-            await first_of(_drained(desk, settings.drain_s), hurry.wait())
+            await first_of(_drained(desk, settings.drain_s), hurry.wait(), worker.failed.wait())
+            if desk.open and worker.failure is None:
+                log.warning("cutting off legs that are under way", extra={"legs": desk.open})
+                desk.end_all()
+                await first_of(_drained(desk, CUT_S), worker.failed.wait())
         if worker.failure is not None:
             raise worker.failure
         if http.ended.is_set():

@@ -96,6 +96,13 @@ class LegDesk:
         self.draining = True
         self._ping()
 
+    def end_all(self) -> None:
+        """Cut off every leg; the end of each is said when nothing of it can land any more."""
+        for visitor in self._visitors.values():
+            for attempt in visitor.legs:
+                self._stop_reading(attempt)
+                self.worker.tell(wire.AbortLeg(attempt))
+
     # ---- what visitors say ----
 
     async def _listen(self) -> None:
