@@ -47,7 +47,12 @@ class Pods:
         return await asyncio.wait_for(asyncio.gather(*(future for _, future in asked)), 60)
 
     def begin(
-        self, prompt: Sequence[int], sampling: SamplingParams, through: Any, **where: Any
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        through: Any,
+        generated: Sequence[int] = (),
+        **where: Any,
     ) -> tuple[str, asyncio.Future[list[int]]]:
         facts = self.decode.facts
         assert facts is not None
@@ -66,7 +71,10 @@ class Pods:
         salt = root_salt(facts.fingerprint.hex())
         identities = page_identities(prompt, facts.page_size, salt)
         id = f"r{next(_ids)}"
-        request = Request(id=id, token_ids=tuple(prompt), identities=identities, salt=salt, sampling=sampling)
+        request = Request(
+            id=id, token_ids=tuple(prompt), generated=tuple(generated), identities=identities, salt=salt,
+            sampling=sampling,
+        )  # fmt: skip
         through.submit(request, sink, **where)
         return id, done
 

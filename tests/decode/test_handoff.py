@@ -105,6 +105,31 @@ def test_what_a_prefill_worker_lacks_and_another_holds_is_read_instead_of_comput
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_resumed_sequence_is_handed_over_from_where_it_stood(overlap: bool, checkpoint: Make) -> None:
+    """Cut after every token; prompt and generated tokens are one prompt to whoever computes them."""
+    sampled = SamplingParams(
+        max_tokens=24, seed=7, temperature=1.3, min_p=0.02, repetition_penalty=1.2, presence_penalty=0.4,
+        frequency_penalty=0.3, logit_bias=((5, 2.0),), min_tokens=20, stop_token_ids=tuple(range(0, 101, 6)),
+    )  # fmt: skip
+    greedy = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
+
+    async def check() -> None:
+        fine = {"page_size": 4, "overlap": overlap, "cache": "naive"}
+        async with running(checkpoint("qwen3").directory, **fine) as pods:
+            for sampling, prompt in zip((sampled, greedy), prompts(2, seed=15), strict=True):
+                (whole,) = await pods.generate([prompt], sampling, through=pods.prefills[0])
+                assert len(whole) > 20
+                begun = [
+                    pods.begin(prompt, sampling, pods.handoffs, whole[:cut]) for cut in range(len(whole))
+                ]
+                rest = await asyncio.wait_for(asyncio.gather(*(work for _, work in begun)), 60)
+                assert [whole[:cut] + more for cut, more in enumerate(rest)] == [whole] * len(whole)
+            assert all(timeline.prefill for timeline in pods.timelines.values()), "one was not handed over"
+
+    asyncio.run(check())
+
+
 def test_a_prefill_worker_that_dies_is_replaced_and_then_done_without(checkpoint: Make) -> None:
     async def check() -> None:
         settings = HandoffSettings(local_below=4, timeout_s=20)
