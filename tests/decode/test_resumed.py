@@ -31,6 +31,7 @@ from baton.protocol.engine import Update
 from baton.protocol.placed import Placed
 from baton.telemetry import Metrics
 from baton.testing.clock import ManualClock
+from baton.tokens.identity import page_identities
 
 READ = {"chat": read_completion, "completion": read_completion, "generate": read_generate}
 """The model has no chat template, so a chat is a completion that is answered as one."""
@@ -206,6 +207,15 @@ def test_a_stream_that_lacks_only_its_end_computes_nothing(model: ServedModel) -
     assert sent.ended == {0}
     client += relay.feed(serve(replace(case, runs=[[]]), sent, model, random.Random(0)))
     assert relay.done and strip(read(client)) == strip(read(stream))
+
+
+def test_pages_of_what_was_generated_have_their_identities(model: ServedModel) -> None:
+    work = Case("completion", {"model": "m", "prompt": "The fox " * 8 + "x"}, []).work(model)
+    (request,) = work.requests
+    assert request.identities and len(request.token_ids) % FACTS.page_size
+    (sent,) = resumed(work, {0: Delivered(list(range(40)))}).requests
+    assert sent.generated == tuple(range(40))
+    assert sent.identities == page_identities((*request.token_ids, *range(40)), 16, request.salt)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ class Script:
 
     async def close(self) -> None: ...
 
-    def submit(self, request: Request, sink: Sink, prefer: Sequence[str] | None = None) -> None:
+    def submit(
+        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+    ) -> None:
         if self.failure is not None and len(self.requests) == 1:
             raise self.failure
         self.requests.append(request)

@@ -14,6 +14,7 @@ from baton.core.types import Request
 from baton.openai import Asked, Prompt, Shape
 from baton.protocol.engine import EngineFacts
 from baton.protocol.placed import Placed
+from baton.tokens.identity import extend_identities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,10 @@ def of_asked(asked: Asked, requests: Sequence[Request], *, timeline: bool = Fals
 def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
     """As a router sent it; `id` is this pod's own for it. Raises `InvalidField`."""
     _check(placed, facts)
-    requests = tuple(replace(one, id=f"{id}-{index}") for index, one in enumerate(placed.requests))
+    requests = tuple(
+        replace(one, id=f"{id}-{index}", identities=_identities(one, facts.page_size))
+        for index, one in enumerate(placed.requests)
+    )
     prompts = tuple(
         Prompt(one.token_ids, text) for one, text in zip(placed.requests, placed.texts, strict=True)
     )
@@ -55,6 +59,13 @@ def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
         shape=placed.shape, requests=requests, prompts=prompts, ended=frozenset(placed.ended),
         resumes=placed.resumes, prefill=placed.prefill, lender=placed.lender, timeline=placed.timeline,
     )  # fmt: skip
+
+
+def _identities(request: Request, page_size: int) -> tuple[bytes, ...]:
+    """Those of the prompt, and on over what was generated: all of it is found in caches by them."""
+    before = request.identities
+    tokens = (*request.token_ids, *request.generated)[len(before) * page_size :]
+    return before + extend_identities(before, tokens, page_size, request.salt)
 
 
 def _check(placed: Placed, facts: EngineFacts) -> None:

@@ -112,7 +112,8 @@ class Request:
     """Tokens that another worker generated before it was lost: they count as output, for limits, penalties
     and seeds, and are not sampled or told again."""
     identities: tuple[bytes, ...] = ()
-    """The chained page identities of the prompt's full pages (`baton.tokens.identity`)."""
+    """The chained page identities of the prompt's full pages (`baton.tokens.identity`); those over
+    `generated` may follow."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     priority: int = 0
     """Lower starts sooner."""
