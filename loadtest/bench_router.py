@@ -2,9 +2,10 @@
 
     python loadtest/bench_router.py [--seconds 4] [--workers 4] [--json OUT]
 
-A real router process, real sockets, simulated workers that take no time, Redis. Clients and workers share one
-process, so on a machine of two cores the router has the other. What it used is read from /proc, so the figures "per
-core" hold also where the machine is busy with other things; the rates that were reached are beside them.
+A real router process, real sockets, simulated workers that take no time, Redis. Clients and workers share
+one process, so on a machine of two cores the router has the other. What it used is read from /proc, so the
+figures "per core" hold also where the machine is busy with other things; the rates that were reached are
+beside them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import asyncio
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +81,23 @@ async def ask(pool: Pool, origin: Origin, message: bytes) -> int:
 
 
 async def closed(
-    seconds: float, clients: int, once: Callable[[int], Awaitable[int]]
+    seconds: float, clients: int, once: Callable[[], Awaitable[int]]
 ) -> tuple[float, int, list[float]]:
-    """So many clients, each with its next request when the last is answered: requests/s, events, latencies."""
+    """So many clients, each with its next request when the last is answered: rate, events, latencies."""
     latencies: list[float] = []
     events = 0
     end = time.perf_counter() + seconds
 
-    async def client(number: int) -> None:
+    async def client() -> None:
         nonlocal events
         while time.perf_counter() < end:
             began = time.perf_counter()
-            came = await once(number)
+            came = await once()
             events += came
             latencies.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    await asyncio.gather(*(client(number) for number in range(clients)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     return len(latencies) / (time.perf_counter() - began), events, latencies
 
 
@@ -129,85 +131,128 @@ async def router(redis: str, *flags: str) -> AsyncIterator[tuple[Origin, int]]:
         dropping.cancel()
 
 
-async def measure(
-    name: str, seconds: float, clients: int, pid: int, once: Callable[[int], Awaitable[int]]
-) -> dict[str, Any]:
-    await closed(0.5, min(clients, 8), once)
-    used = cpu_s(pid)
-    rate, events, latencies = await closed(seconds, clients, once)
-    used = cpu_s(pid) - used
-    told: dict[str, Any] = {
-        "what": name,
-        "clients": clients,
-        "requests_per_s": round(rate, 1),
-        **spread(latencies),
-    }
-    if events:
-        told["chunks_per_s"] = round(events / len(latencies) * rate)
-    if used:
-        told["router_us_per_request"] = round(used / len(latencies) * 1e6)
-        told["requests_per_s_per_core"] = round(len(latencies) / used)
-        if events:
-            told["chunks_per_s_per_core"] = round(events / used)
-    print(json.dumps(told), flush=True)
-    return told
+async def open_load(seconds: float, rate: float, once: Callable[[], Awaitable[int]]) -> list[float]:
+    """Requests at random moments, whether or not the ones before are answered: their latencies."""
+    chance, latencies, asking = random.Random(1), list[float](), set[asyncio.Task[None]]()
+
+    async def one() -> None:
+        began = time.perf_counter()
+        await once()
+        latencies.append(time.perf_counter() - began)
+
+    began = at = time.perf_counter()
+    while at < began + seconds:
+        at += chance.expovariate(rate)
+        await asyncio.sleep(max(0.0, at - time.perf_counter()))
+        task = asyncio.create_task(one())
+        asking.add(task)
+        task.add_done_callback(asking.discard)
+    await asyncio.gather(*asking)
+    return latencies
 
 
-async def main(args: argparse.Namespace) -> None:
-    results = []
+class Bench:
+    """One router over its workers, and what was measured."""
+
+    def __init__(self, pid: int, router: Origin, worker: Origin, pool: Pool, seconds: float) -> None:
+        self.pid, self.router, self.worker, self.pool, self.seconds = pid, router, worker, pool, seconds
+        self.results: list[dict[str, Any]] = []
+
+    async def full(self, what: str, clients: int, stream: bool, tokens: int) -> float:
+        """As much as so many clients ask; what a core of the router would do."""
+        near, far = placed(self.worker, stream, tokens), chat(stream, tokens)
+        told: dict[str, Any] = {"what": what, "clients": clients}
+        for name, origin, message in (("direct", self.worker, near), ("router", self.router, far)):
+            once = partial(ask, self.pool, origin, message)
+            await closed(0.3, min(clients, 8), once)
+            used = cpu_s(self.pid)
+            rate, events, latencies = await closed(self.seconds, clients, once)
+            used = cpu_s(self.pid) - used
+            told[name] = {"requests_per_s": round(rate, 1), **spread(latencies)}
+            if stream:
+                told[name]["chunks_per_s"] = round(events / len(latencies) * rate)
+        told["router"]["core_us_per_request"] = round(used / len(latencies) * 1e6)
+        told["router"]["requests_per_s_per_core"] = round(len(latencies) / used)
+        if stream:
+            told["router"]["chunks_per_s_per_core"] = round(events / used)
+        self._note(told)
+        return len(latencies) / used
+
+    async def added(self, rate: float) -> None:
+        """What a request waits more than if it went to the worker, at an open load of so many a second."""
+        told: dict[str, Any] = {"what": "short, whole, open load", "requests_per_s": round(rate)}
+        for name, origin, message in (
+            ("direct", self.worker, placed(self.worker, False, 8)),
+            ("router", self.router, chat(False, 8)),
+        ):
+            told[name] = spread(await open_load(self.seconds, rate, partial(ask, self.pool, origin, message)))
+        told["added_p50_ms"] = round(told["router"]["p50_ms"] - told["direct"]["p50_ms"], 3)
+        told["added_p99_ms"] = round(told["router"]["p99_ms"] - told["direct"]["p99_ms"], 3)
+        self._note(told)
+
+    async def memory(self, requests: int) -> None:
+        """Whether it grows with the requests served."""
+        sizes = [memory_mb(self.pid)]
+        for _ in range(4):
+            await self._many(iter(range(requests // 4)))
+            sizes.append(memory_mb(self.pid))
+        self._note({"what": "memory", "requests": requests, "mb": [round(size, 1) for size in sizes]})
+
+    async def _many(self, left: Iterator[int]) -> None:
+        async def client() -> None:
+            for _ in left:
+                await ask(self.pool, self.router, chat(False, 4))
+
+        await asyncio.gather(*(client() for _ in range(32)))
+
+    def _note(self, told: dict[str, Any]) -> None:
+        self.results.append(told)
+        print(json.dumps(told), flush=True)
+
+
+async def bench(args: argparse.Namespace, step_ms: float) -> list[dict[str, Any]]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(EmbeddedRedis())
         peers, workers = Peers(), []
         for number in range(args.workers):
-            timing = Timing(step_s=args.step_ms / 1000)
+            timing = Timing(step_s=step_ms / 1000)
             settings = SimulatedSettings(id=f"w{number}", state_url=redis.url, timing=timing, pages=1 << 20)
             workers.append(await stack.enter_async_context(SimulatedWorker(settings, peers)))
         pool = Pool()
         stack.callback(pool.close)
         origin, pid = await stack.enter_async_context(router(redis.url))
-        direct = Origin("127.0.0.1", workers[0].port)
         await asyncio.sleep(1.0)
-        me = os.getpid()
+        one = Bench(pid, origin, Origin("127.0.0.1", workers[0].port), pool, args.seconds)
+        if step_ms:
+            await one.full(f"streams, a chunk each {step_ms:g} ms", args.streams, True, args.tokens)
+            return one.results
+        await one.full("short, whole", 1, False, 8)
+        capacity = await one.full("short, whole", 32, False, 8)
+        await one.added(min(capacity / 2, args.most_rate))
+        await one.full("streams, as fast as they are read", 1, True, args.tokens)
+        await one.full("streams, as fast as they are read", 64, True, args.tokens)
+        if args.requests:
+            await one.memory(args.requests)
+        return one.results
 
-        async def through(number: int, message: bytes) -> int:
-            return await ask(pool, origin, message)
 
-        for stream, tokens, many in ((False, 8, 32), (True, args.tokens, args.streams)):
-            kind = f"stream of {tokens}" if stream else f"{tokens} tokens, whole"
-            near, far = placed(direct, stream, tokens), chat(stream, tokens)
-            for clients in (1, many):
-                results.append(
-                    await measure(
-                        f"direct, {kind}", args.seconds, clients, me, lambda n: ask(pool, direct, near)
-                    )
-                )
-                results.append(
-                    await measure(
-                        f"router, {kind}", args.seconds, clients, pid, lambda n: ask(pool, origin, far)
-                    )
-                )
-        results.append({"memory_mb": round(memory_mb(pid), 1)})
-        print(json.dumps(results[-1]))
+async def main(args: argparse.Namespace) -> None:
+    results = [*await bench(args, 0.0), *await bench(args, args.step_ms)]
     if args.json:
-        facts = {
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "machine": platform.processor(),
-        }
+        facts = {"python": platform.python_version(), "cores": os.cpu_count()}
         Path(args.json).write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--workers", type=int, default=4, help="simulated workers")
     parser.add_argument("--tokens", type=int, default=200, help="of each stream")
-    parser.add_argument(
-        "--step-ms", type=float, default=0.0, help="of a worker's decode step; 0 takes no time"
-    )
-    parser.add_argument("--streams", type=int, default=64, help="at the same time")
+    parser.add_argument("--step-ms", type=float, default=20.0, help="a decode step of paced streams")
+    parser.add_argument("--streams", type=int, default=150, help="paced ones at the same time")
+    parser.add_argument("--most-rate", type=float, default=1000.0, help="of the open load, a second")
+    parser.add_argument("--requests", type=int, default=0, help="to watch memory over; 0 leaves that out")
     parser.add_argument("--json", help="write the results there")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(parser.parse_args()))

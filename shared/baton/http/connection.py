@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from baton.core.errors import BatonError, HeadersTooLarge, InvalidRequest, TooSlow
 from baton.http.reply import LINGER_S, refusal
 from baton.http.settings import HttpSettings
+from baton.http.straight import EXTENSION, Straight
 
 
 class Connection(HttpToolsProtocol):
@@ -28,11 +29,26 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn wants its narrower type
+        self._straight = Straight(self.transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._straight.resumed()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._straight.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._straight.resumed()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        extensions: dict[str, Any] = {EXTENSION: self._straight}
+        self.scope["extensions"] = extensions
 
     def data_received(self, data: bytes) -> None:
         if self._refused is not None:

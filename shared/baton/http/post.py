@@ -23,6 +23,7 @@ from baton.core.ids import request_id
 from baton.http.body import expect, header, read_body
 from baton.http.reply import Header, Reply
 from baton.http.settings import HttpSettings
+from baton.http.straight import straight_of
 from baton.telemetry import log_fields
 
 log = logging.getLogger("baton.requests")
@@ -91,7 +92,7 @@ class Post(Generic[Guest]):
         began = clock.now()
         id = request_id()
         shown = _client_id(scope) or id
-        reply = Reply(receive, send, shown)
+        reply = Reply(receive, send, shown, straight_of(scope))
         notes: dict[str, object] = {"endpoint": self._name}
         with log_fields(request=id, **({} if shown == id else {"client_request": shown})):
             error = await self._attempt(scope, receive, reply, id, began, notes)

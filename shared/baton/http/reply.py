@@ -16,6 +16,7 @@ from http import HTTPStatus
 from starlette.types import Receive, Send
 
 from baton.core.errors import BatonError, BodyTooLarge, Failed, Refused, TooSlow
+from baton.http.straight import Straight
 from baton.openai.failures import error_body, error_event, status_of
 
 Header = tuple[bytes, bytes]
@@ -54,11 +55,15 @@ def refusal(error: BaseException) -> bytes:
 
 
 class Reply:
-    __slots__ = ("_headers", "_receive", "_send", "status")
+    __slots__ = ("_headers", "_receive", "_send", "status", "straight")
 
-    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, request_id: str, straight: Straight | None = None
+    ) -> None:
         self.status = 0
         """What was answered; 0 before."""
+        self.straight = straight
+        """For the middle of a long stream, where the server offers it."""
         self._receive = receive
         self._send = send
         self._headers: list[Header] = [(b"x-request-id", request_id.encode())]

@@ -22,12 +22,10 @@ from baton.core.errors import (
 from baton.http import Reply
 from baton.openai import EventRelay, read_error
 from baton.protocol.placed import CONTENT_TYPE, PATH, REFUSED_HEADER
+from baton.router.relay.stream import BETWEEN, ERROR, Stream
 from baton.router.wire import Connection, Head, Origin, Pool
 
 REFUSED = REFUSED_HEADER.encode()
-ERROR = b'data: {"error"'
-"""No text of an answer can hold this: quotes inside JSON are escaped."""
-BETWEEN = b"\n\n" + ERROR
 LONGEST_ANSWER = 1 << 28
 LONGEST_ERROR = 1 << 20
 TAIL_S = 1.0
@@ -88,25 +86,16 @@ class Attempt:
         raise judged(error)
 
     async def _relay(self, connection: Connection, relay: EventRelay) -> None:
-        reply, arrived = self._reply, self._arrived
-        while data := await connection.read():
-            arrived(data)
-            events = relay.feed(data)
-            if not events:
-                continue
-            if ERROR in events and (events.startswith(ERROR) or BETWEEN in events):
-                await self._failed(events)
-            if not relay.done:
-                await reply.event(events)
-                continue
-            await self._tail(connection)
-            if reply.status:
-                await reply.end(events)
-            else:
-                await reply.event(events)
-                await reply.end()
-            return
-        raise PeerLost("the stream ended without [DONE]")
+        stream = Stream(connection, relay, self._reply, self._arrived)
+        await stream.begin()
+        if not stream.over:
+            await connection.pour(stream.take)
+        if stream.failed:
+            await self._failed(stream.last)
+        if not relay.done:
+            raise PeerLost("the stream ended without [DONE]")
+        await self._tail(connection)
+        await self._reply.end(stream.last)
 
     async def _failed(self, events: bytes) -> None:
         """Pass on what came before the error event, and raise what it says."""

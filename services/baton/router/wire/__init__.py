@@ -4,8 +4,8 @@ Made because a general client costs more per request than all the rest of a rout
 what it carries.
 """
 
-from baton.router.wire.connection import Connection, Head
+from baton.router.wire.connection import GO, HOLD, STOP, Connection, Flow, Head
 from baton.router.wire.fetch import fetch
 from baton.router.wire.pool import Origin, Pool, origin_of
 
-__all__ = ["Connection", "Head", "Origin", "Pool", "fetch", "origin_of"]
+__all__ = ["GO", "HOLD", "STOP", "Connection", "Flow", "Head", "Origin", "Pool", "fetch", "origin_of"]

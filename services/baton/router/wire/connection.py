@@ -8,6 +8,8 @@ Every way in which it can fail is a PeerLost.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 import httptools
@@ -16,6 +18,20 @@ from baton.core.errors import PeerLost
 
 HIGH_BYTES = 65536
 """What may wait unread."""
+
+
+class Flow(Enum):
+    """What a sink says after each piece."""
+
+    GO = "go"
+    HOLD = "hold"
+    """Not now: read nothing more until told to go on."""
+    STOP = "stop"
+    """That was all it wanted."""
+
+
+GO, HOLD, STOP = Flow.GO, Flow.HOLD, Flow.STOP
+Sink = Callable[[bytes], Flow]
 
 
 class Head(NamedTuple):
@@ -41,6 +57,9 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._complete = True
         self._lost: str | None = None
+        self._sink: Sink | None = None
+        self._sunk = self._held = False
+        self._fault: Exception | None = None
         self.answered = False
         """Any byte came back for the request at hand."""
         self.requests = 0
@@ -52,7 +71,7 @@ class Connection(asyncio.Protocol):
         """Send a whole request; the head of its answer."""
         assert self._complete, "one request at a time"
         self._status, self._headers = 0, {}
-        self._complete = self.answered = False
+        self._complete = self.answered = self._held = False
         self.requests += 1
         if self._transport is None:
             raise self._error()
@@ -74,6 +93,29 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
+    async def pour(self, sink: Sink) -> None:
+        """Give each piece of the body to `sink` as it comes, until the body or the sink ends. Raises what the
+        sink raises. After a HOLD nothing is read until `go_on`."""
+        self._sink, self._sunk = sink, False
+        self._drain()
+        try:
+            while not self._sunk and not (self._complete and not self._parts):
+                await self._wait()
+        finally:
+            self._sink = None
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
+
+    def go_on(self) -> None:
+        """The sink takes more."""
+        self._held = False
+        if self._sink is not None:
+            self._drain()
+        if self._paused and not self._held and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
     async def read_all(self, most: int) -> bytes:
         """The whole body, which may not have more bytes than this."""
         parts, size = [], 0
@@ -87,7 +129,7 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """The answer was read to its end, and the connection may carry another."""
-        return self._complete and self._transport is not None and not self._parts
+        return self._complete and self._transport is not None and not self._parts and not self._paused
 
     def abort(self, reason: str = "given up") -> None:
         """Close at once: the pod sees its client leave."""
@@ -113,9 +155,12 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.abort(f"it does not speak HTTP: {error}")
             return
-        if self._size > HIGH_BYTES and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        if self._sink is not None:
+            self._drain()
+            if not self._sunk and not self._complete:
+                return
+        elif self._size > HIGH_BYTES:
+            self._pause()
         self._wake()
 
     def eof_received(self) -> None:
@@ -150,6 +195,28 @@ class Connection(asyncio.Protocol):
             self._transport = None
 
     # ---- ----
+
+    def _drain(self) -> None:
+        """Pour what has come."""
+        assert self._sink is not None
+        if not self._parts or self._held or self._sunk:
+            return
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self._size = [], 0
+        try:
+            said = self._sink(data)
+        except Exception as error:
+            self._fault, said = error, STOP
+        if said is STOP:
+            self._sunk = True
+        elif said is HOLD:
+            self._held = True
+            self._pause()
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
 
     async def _wait(self) -> None:
         if self._lost is not None and not self._complete:
