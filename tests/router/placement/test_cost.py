@@ -218,7 +218,7 @@ def test_the_parts_of_a_cost_add_up() -> None:
     for one in found.candidates:
         parts = (
             one.pages_s + one.queue_s + one.compute_s + one.handoff_s + one.move_s
-            + one.stall_s + one.later_s + one.penalty_s
+            + one.stall_s + one.later_s + one.spread_s + one.penalty_s
         )  # fmt: skip
         assert parts == pytest.approx(one.cost_s)
         assert min(one.pages_s, one.queue_s, one.compute_s, one.stall_s, one.later_s, one.move_s) >= 0

@@ -24,6 +24,7 @@ from baton.router.placement.estimate import (
     expected_tokens,
     gap_s,
     owners,
+    place,
     prefill_s,
     rank,
     refusal,
@@ -76,25 +77,25 @@ class CostPolicy:
 
     def _local(self, owned: Sequence[Owner], query: Query) -> list[Way]:
         """The best owners that compute the prompt themselves, cheapest first."""
-        settings = self.settings
+        settings, seed = self.settings, rank(query)
         requests = sum(one.running for one in owned) / len(owned)
         output = max(1, expected_tokens(query, settings))
-        found: list[tuple[float, Owner, float, float]] = []
+        found: list[tuple[float, Owner, Computer]] = []
         for one in owned:
             if not settings.local and one.seat.role == "decode":
                 continue
             compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
             # So many come while it computes, as many as end: each waits half of it.
             later_s = settings.busy_share * requests / (output * one.step_s) * compute_s**2 / 2
+            spread_s = settings.spread_share * compute_s * place(one.seat, seed)
             stall_s = settings.stall_share * one.running * gap_s(compute_s, settings)
-            cost_s = one.cost_s + one.queue_s + compute_s + later_s + stall_s
-            found.append((cost_s, one, compute_s, later_s))
-        seed = rank(query)
+            itself = Computer(
+                one.queue_s + compute_s + later_s + spread_s,
+                one.seat, one.queue_s, compute_s, later_s, spread_s, 0.0, one.requests, one.cached,
+            )  # fmt: skip
+            found.append((one.cost_s + itself.cost_s + stall_s, one, itself))
         found.sort(key=lambda way: (way[0], way[1].requests, turn(way[1].seat, seed)))
-        return [
-            Way(cost_s, one, _itself(one, compute_s, later_s), 0.0, 0.0)
-            for cost_s, one, compute_s, later_s in found[: settings.candidates]
-        ]
+        return [Way(cost_s, one, itself, 0.0, 0.0) for cost_s, one, itself in found[: settings.candidates]]
 
     def _apart(
         self, view: View, owned: Sequence[Owner], by_group: dict[Group, list[Computer]], query: Query
@@ -181,10 +182,6 @@ def _partner(one: Owner, found: Sequence[Computer], least_s: float, moves: Moves
     return chosen, shown_s
 
 
-def _itself(one: Owner, compute_s: float, later_s: float) -> Computer:
-    return Computer(0.0, one.seat, one.queue_s, compute_s, later_s, 0.0, one.requests, one.cached)
-
-
 def _candidate(way: Way) -> Candidate:
     one, computer = way.owner, way.computer
     pages_s = one.pages_s if way.local else one.pages_s + one.queue_s
@@ -199,8 +196,9 @@ def _candidate(way: Way) -> Candidate:
         compute_s=computer.compute_s,
         handoff_s=way.handoff_s,
         move_s=way.move_s,
-        stall_s=way.cost_s - parts_s - penalty_s - computer.later_s,
+        stall_s=way.cost_s - parts_s - penalty_s - computer.later_s - computer.spread_s,
         later_s=computer.later_s,
+        spread_s=computer.spread_s,
         penalty_s=penalty_s,
         cached_tokens=computer.cached,
     )

@@ -49,6 +49,8 @@ class Candidate:
     """What it costs those who are being served there, weighed (`stall_share`)."""
     later_s: float = 0.0
     """What it costs those who come later, weighed (`busy_share`)."""
+    spread_s: float = 0.0
+    """Up to how far the estimate may be off, and another for each worker and prompt (`spread_share`)."""
     penalty_s: float = 0.0
     """Its workers failed lately."""
     cached_tokens: int = 0

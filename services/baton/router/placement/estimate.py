@@ -6,6 +6,7 @@ said once: a lease is up to a second old, what routers have in flight a fifth of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -49,6 +50,7 @@ class Computer(NamedTuple):
     queue_s: float
     compute_s: float
     later_s: float
+    spread_s: float
     penalty_s: float
     requests: int
     cached: int
@@ -56,7 +58,8 @@ class Computer(NamedTuple):
 
 def prefill_s(seat: Seat, prompt: int, cached: int, settings: PlacementSettings) -> float:
     """Computing the prompt's rest. Attention makes a token dearer the more stands before it."""
-    attention = 1 + (prompt + cached) / (2 * settings.attention_tokens)
+    alone = settings.attention_tokens
+    attention = (alone + (prompt + cached) / 2) / (alone + settings.usual_tokens)
     return seat.token_s * (settings.prefill_floor_tokens + (prompt - cached) * attention)
 
 
@@ -69,11 +72,10 @@ def queued_tokens(seat: Seat, view: View, tokens: int) -> float:
 
 
 def busy_weight(busy: int, seats: int, settings: PlacementSettings) -> float:
-    """How many later requests' time a second of computing takes: those that come while it is busy."""
-    if not seats:
-        return 0.0
-    share = min(busy / seats, 0.8)
-    return settings.busy_share * share / (1 - share)
+    """How many seconds later requests wait for each second that one more is computed: few while some worker
+    is idle, for any of them will do (Sakasegawa's approximation of a queue before several servers)."""
+    share = min(busy / seats, 0.95)
+    return settings.busy_share * share ** math.sqrt(2 * (seats + 1)) / (seats * (1 - share))
 
 
 def gap_s(seconds: float, settings: PlacementSettings) -> float:
@@ -139,7 +141,7 @@ def computers(seats: Sequence[Seat], view: View, query: Query, settings: Placeme
     """Every prefill worker among them, the cheapest first."""
     loads = [(seat, *view.in_flight(seat.id)) for seat in seats]
     busy = sum(1 for seat, requests, _ in loads if requests or seat.queued_tokens)
-    weight = busy_weight(busy, len(loads), settings)
+    weight, seed = busy_weight(busy, len(loads), settings) if busy else 0.0, rank(query)
     found = []
     for seat, requests, tokens in loads:
         if seat.id in query.excluded:
@@ -150,9 +152,11 @@ def computers(seats: Sequence[Seat], view: View, query: Query, settings: Placeme
         queue_s = ahead * seat.token_s * health.slowness
         compute_s = prefill_s(seat, query.prompt_tokens, cached, settings) * health.slowness
         later_s = weight * compute_s
-        cost_s = queue_s + compute_s + later_s + health.penalty_s
-        found.append(Computer(cost_s, seat, queue_s, compute_s, later_s, health.penalty_s, requests, cached))
-    seed = rank(query)
+        spread_s = settings.spread_share * compute_s * place(seat, seed)
+        cost_s = queue_s + compute_s + later_s + spread_s + health.penalty_s
+        found.append(
+            Computer(cost_s, seat, queue_s, compute_s, later_s, spread_s, health.penalty_s, requests, cached)
+        )
     found.sort(key=lambda one: (one.cost_s, one.requests, turn(one.seat, seed)))
     return found
 
@@ -201,6 +205,11 @@ def turn(seat: Seat, seed: int) -> tuple[int, str]:
     """A worker's place in an order that differs from prompt to prompt, so that routers do not all choose
     the first of many equals."""
     return (crc32(seat.id.encode(), seed) if seed else 0, seat.id)
+
+
+def place(seat: Seat, seed: int) -> float:
+    """The same, from 0 to 1."""
+    return crc32(seat.id.encode(), seed) / 2**32
 
 
 def refusal(view: View, query: Query) -> Refusal:

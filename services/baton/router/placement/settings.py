@@ -27,10 +27,13 @@ class PlacementSettings:
     """What a second by which a running stream is held up counts, in seconds of waiting for a first token."""
     gap_ms: float = 50.0
     """A gap of this length in the running streams counts twice its seconds, and longer ones ever more."""
-    busy_share: float = 0.5
+    busy_share: float = 1.0
     """How much of the delay that computing means for later requests counts; 0 looks at this request alone."""
     equal_s: float = 0.001
     """Costs this close are equal: then more cached tokens, fewer requests in flight and the id decide."""
+    spread_share: float = 0.05
+    """By how much estimates may be wrong, of what is to be computed: within it prompts spread over workers,
+    lest routers that do not know of each other's last choices all choose the same."""
     longest_wait_s: float = 10.0
     """A request that would wait longer than this for pages, wherever it went, is refused."""
     output_tokens: int = 256
@@ -39,8 +42,10 @@ class PlacementSettings:
     """Assumed while no pod of its kind has measured it."""
     prefill_floor_tokens: int = 128
     """What a prefill costs besides its tokens, in tokens."""
-    attention_tokens: int = 24_000
+    attention_tokens: int = 20_000
     """Context at which a token's attention costs as much as all else of its prefill."""
+    usual_tokens: int = 2_000
+    """Context at which rates of prefill are taken to have been measured."""
     decode_step_ms: float = 6.0
     """Assumed while no pod of its kind has measured it."""
     knee_requests: int = 50
