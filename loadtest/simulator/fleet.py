@@ -33,8 +33,8 @@ class FleetShape:
     prefill: int = 12
     decode: int = 20
     routers: int = 3
-    pages: int = 12_000
-    """Of each pool: 192,000 tokens."""
+    pages: int = 24_000
+    """Of each pool: 384,000 tokens, half of what an H200 holds of an 8B model."""
     slow: int = 0
     """Pods that take three times as long, and say nothing of it but what they measure."""
     unified: bool = False

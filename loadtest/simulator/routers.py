@@ -57,7 +57,7 @@ class Routers:
     def place(self, number: int, work: Work) -> None:
         fleet, own = self.fleet, self.loads[number]
         chain = work.identities[: work.prompt // PAGE]
-        view = View(fleet.roster, self.events.now, own.mine, own.others)
+        view = View(fleet.roster, self.events.now, own.mine, own.others, router=f"router-{number}")
         query = Query(
             prompt_tokens=work.prompt,
             page_size=PAGE,

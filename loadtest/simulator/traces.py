@@ -158,8 +158,8 @@ TRACES: dict[str, tuple[Kind, Arrivals, float]] = {
     "chat-bursty": (chat, bursty, 8.0),
     "system-poisson": (system, poisson, 11.0),
     "system-bursty": (system, bursty, 9.0),
-    "documents-poisson": (documents, poisson, 4.0),
-    "documents-bursty": (documents, bursty, 3.2),
+    "documents-poisson": (documents, poisson, 3.2),
+    "documents-bursty": (documents, bursty, 2.6),
 }
 """Name → what, how it comes, and requests a second for each pod of the fleet."""
 

@@ -69,15 +69,15 @@ class CostPolicy:
         by_group = {
             group: computers(seats, view, query, settings) for group, seats in view.roster.prefills.items()
         }
-        here = self._local(owned, query)
+        here = self._local(view, owned, query)
         apart = self._apart(view, owned, by_group, query)
         if not here and not apart:
             return Refusal(Reason.NO_PREFILL, "no prefill worker computes for the decode workers that live")
-        return self._decide(here, apart, by_group, query)
+        return self._decide(view, query, here, apart, by_group)
 
-    def _local(self, owned: Sequence[Owner], query: Query) -> list[Way]:
+    def _local(self, view: View, owned: Sequence[Owner], query: Query) -> list[Way]:
         """The best owners that compute the prompt themselves, cheapest first."""
-        settings, seed = self.settings, rank(query)
+        settings, seed = self.settings, rank(view, query)
         requests = sum(one.running for one in owned) / len(owned)
         output = max(1, expected_tokens(query, settings))
         found: list[tuple[float, Owner, Computer]] = []
@@ -85,8 +85,9 @@ class CostPolicy:
             if not settings.local and one.seat.role == "decode":
                 continue
             compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
-            # So many come while it computes, as many as end: each waits half of it.
-            later_s = settings.busy_share * requests / (output * one.step_s) * compute_s**2 / 2
+            # As many come as end; those that come while it computes wait half of it, those before all of it.
+            come = requests / (output * one.step_s) * (one.queue_s + compute_s / 2)
+            later_s = settings.busy_share * come * compute_s
             spread_s = settings.spread_share * compute_s * place(one.seat, seed)
             stall_s = settings.stall_share * one.running * gap_s(compute_s, settings)
             itself = Computer(
@@ -102,7 +103,7 @@ class CostPolicy:
     ) -> list[Way]:
         """The best pairs, one an owner, cheapest first."""
         keep, handoff_s = self.settings.candidates, self.settings.handoff_ms / 1000
-        fastest, moves, seed = view.roster.fastest_gbps, Moves(query, self.settings), rank(query)
+        fastest, moves, seed = view.roster.fastest_gbps, Moves(query, self.settings), rank(view, query)
         bounds: list[tuple[tuple[float, int, tuple[int, str]], float, float, Owner, list[Computer]]] = []
         for one in owned:
             found = by_group.get(one.seat.group)
@@ -126,13 +127,14 @@ class CostPolicy:
 
     def _decide(
         self,
+        view: View,
+        query: Query,
         here: Sequence[Way],
         apart: Sequence[Way],
         by_group: dict[Group, list[Computer]],
-        query: Query,
     ) -> Decision:
         ways = sorted((*here, *apart), key=lambda way: way.cost_s)
-        equal_s, seed = ways[0].cost_s + self.settings.equal_s, rank(query)
+        equal_s, seed = ways[0].cost_s + self.settings.equal_s, rank(view, query)
 
         def order(way: Way) -> tuple[float, int, int, tuple[int, str], str]:
             if way.cost_s > equal_s:

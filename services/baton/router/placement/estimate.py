@@ -71,11 +71,16 @@ def queued_tokens(seat: Seat, view: View, tokens: int) -> float:
     return max(tokens, seat.queued_tokens - (view.now - seat.seen_at) / seat.token_s)
 
 
-def busy_weight(busy: int, seats: int, settings: PlacementSettings) -> float:
-    """How many seconds later requests wait for each second that one more is computed: few while some worker
-    is idle, for any of them will do (Sakasegawa's approximation of a queue before several servers)."""
-    share = min(busy / seats, 0.95)
-    return settings.busy_share * share ** math.sqrt(2 * (seats + 1)) / (seats * (1 - share))
+def busy_weight(requests: Sequence[int], settings: PlacementSettings) -> float:
+    """How many seconds later requests wait for each second that one more is computed, by what each worker
+    has in flight. Few while some worker is idle, for any of them will do (Sakasegawa's approximation of a
+    queue before several servers). In a queue, as many as come while it lasts: by Little's law, as many as
+    wait now."""
+    seats = len(requests)
+    share = min(sum(1 for one in requests if one) / seats, 0.95)
+    idle: float = share ** math.sqrt(2 * (seats + 1)) / (seats * (1 - share))
+    queued = sum(one - 1 for one in requests if one > 1) / seats
+    return settings.busy_share * (idle + queued)
 
 
 def gap_s(seconds: float, settings: PlacementSettings) -> float:
@@ -140,8 +145,8 @@ def _owner(
 def computers(seats: Sequence[Seat], view: View, query: Query, settings: PlacementSettings) -> list[Computer]:
     """Every prefill worker among them, the cheapest first."""
     loads = [(seat, *view.in_flight(seat.id)) for seat in seats]
-    busy = sum(1 for seat, requests, _ in loads if requests or seat.queued_tokens)
-    weight, seed = busy_weight(busy, len(loads), settings) if busy else 0.0, rank(query)
+    counts = [requests or seat.queued_tokens > 0 for seat, requests, _ in loads]
+    weight, seed = busy_weight(counts, settings) if any(counts) else 0.0, rank(view, query)
     found = []
     for seat, requests, tokens in loads:
         if seat.id in query.excluded:
@@ -196,8 +201,11 @@ def bandwidth_gbps(one: Seat, other: Seat, settings: PlacementSettings) -> float
     return settings.zone_gbps
 
 
-def rank(query: Query) -> int:
-    """Where the order among equals begins: the same for equal prompts, on every router."""
+def rank(view: View, query: Query) -> int:
+    """Where the order among equals begins. Each router has an order of its own, so that they do not choose
+    the same idle worker before they hear of each other; one that has no name goes by the prompt."""
+    if view.router:
+        return crc32(view.router.encode())
     return crc32(query.identities[-1]) if query.identities else 0
 
 

@@ -38,7 +38,7 @@ class LeastLoadedPolicy:
         owned = _owners(view, query)
         if not owned:
             return refusal(view, query)
-        seed = rank(query)
+        seed = rank(view, query)
         owned.sort(key=lambda seat: (view.in_flight(seat.id).requests, turn(seat, seed)))
         return _first(owned, view, query, self.settings, _by_queue)
 
@@ -53,7 +53,7 @@ class PrefixPolicy:
         owned = _owners(view, query)
         if not owned:
             return refusal(view, query)
-        seed = rank(query)
+        seed = rank(view, query)
 
         def order(seat: Seat) -> tuple[int, int, tuple[int, str]]:
             return -query.cached_tokens(seat.id), view.in_flight(seat.id).requests, turn(seat, seed)
@@ -83,7 +83,7 @@ def _in_turn(seats: list[Seat], view: View, query: Query) -> list[Seat]:
 
 
 def _by_queue(seats: list[Seat], view: View, query: Query) -> list[Seat]:
-    seed = rank(query)
+    seed = rank(view, query)
 
     def order(seat: Seat) -> tuple[float, int, tuple[int, str]]:
         requests, tokens = view.in_flight(seat.id)

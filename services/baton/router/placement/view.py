@@ -130,6 +130,8 @@ class View:
     """The same of all other routers, a moment ago."""
     health: Mapping[str, Health] = field(default_factory=lambda: MappingProxyType({}))
     """Of workers that are not sound."""
+    router: str = ""
+    """Whose view it is: routers differ in their order of equals."""
 
     def in_flight(self, worker: str) -> InFlight:
         mine, others = self.mine.get(worker), self.others.get(worker)
