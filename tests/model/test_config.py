@@ -277,3 +277,17 @@ def test_frequencies_equal_those_of_transformers_to_the_last_bit(settings: dict[
     rows = table(rope, 128, 50, torch.device("cpu"))
     angles = 49 * wanted
     assert torch.equal(rows[49], torch.cat((angles.cos(), angles.sin())) * factor)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+        {"quant_method": "compressed-tensors", "format": "float-quantized"},
+        {"quant_method": "fbgemm_fp8"},
+    ],
+)
+def test_matrices_in_eight_bits_are_no_reason_to_refuse(known: dict[str, Any]) -> None:
+    assert parse({**PLAIN, "quantization_config": known}) == parse(PLAIN)
+    with pytest.raises(UnsupportedModel):
+        parse({**PLAIN, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}})

@@ -207,3 +207,69 @@ def test_a_split_that_does_not_come_out_even_is_refused(checkpoint: Make) -> Non
 def test_an_unknown_load_format_is_refused(checkpoint: Make) -> None:
     with pytest.raises(InvalidSetting, match="auto, dummy"):
         loaded(checkpoint("llama").directory, "gguf")
+
+
+def eight_bits(kind: str) -> Change:
+    """Matrices of layers as float8_e4m3fn with scales of a kind, and what they then stand for."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith("proj.weight")]:
+            whole = tensors[name].float()
+            rows, columns = whole.shape
+            if kind == "blocks":
+                blocks = torch.rand(-(-rows // 128), -(-columns // 128)) / 100 + 0.001
+                scale = blocks.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+                stored = blocks
+            else:
+                scale = stored = torch.rand(rows if kind == "rows" else 1, 1) / 100 + 0.001
+            tensors[name] = (whole / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            tensors[name + ("_scale_inv" if kind == "blocks" else "_scale")] = stored
+            tensors[name.replace("weight", "input_scale")] = torch.ones(1)
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["number", "rows", "blocks"])
+def test_matrices_stored_in_eight_bits_are_read_with_their_scales(
+    kind: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "plain").mkdir()
+    small = changed(checkpoint("qwen3"), tmp_path / "small", eight_bits(kind))
+
+    def widen(tensors: dict[str, Tensor]) -> None:
+        stored = load_file(small / "model.safetensors")
+        for name in [name for name in tensors if name.endswith("proj.weight")]:
+            scale = stored[name + ("_scale_inv" if kind == "blocks" else "_scale")]
+            if kind == "blocks":
+                rows, columns = tensors[name].shape
+                scale = scale.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+            tensors[name] = stored[name].float() * scale
+
+    plain = changed(checkpoint("qwen3"), tmp_path / "plain", widen)
+    assert torch.equal(answers(loaded(small), [3, 1, 4]), answers(loaded(plain), [3, 1, 4]))
+
+
+def test_a_matrix_in_eight_bits_without_a_scale_is_refused(checkpoint: Make, tmp_path: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in tensors if name.endswith("o_proj.weight"))
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+
+    with pytest.raises(WeightMismatch, match=r"o_proj\.weight is stored as F8_E4M3 without a scale"):
+        loaded(changed(checkpoint("qwen3"), tmp_path, change))
+
+
+def test_eight_bit_weights_answer_nearly_as_whole_ones(checkpoint: Make) -> None:
+    directory = checkpoint("qwen3").directory
+    config = ModelConfig.read(directory)
+    cpu = torch.device("cpu")
+    small = load(
+        config, directory, SingleRank(), cpu, torch.float32, "auto", TorchKernels(), quantization="fp8",
+        progress=False,
+    )  # fmt: skip
+    assert small.layers[0].attention.qkv.weight.dtype == torch.float8_e4m3fn
+    prompt = [3, 1, 4, 1, 5, 9, 2, 6]
+    got, want = answers(small, prompt), answers(loaded(directory), prompt)
+    error = float((got - want).norm() / want.norm())
+    assert 1e-4 < error < 0.1, error

@@ -109,9 +109,10 @@ def fit_memory(
     fraction: float,
     *,
     max_model_len: int,
+    reserved: int = 0,
     setting: str = "memory_fraction",
 ) -> PoolShape:
-    """The shape with as many pages as this fraction of the device's free memory holds.
+    """The shape with as many pages as this fraction of the device's free memory holds, less `reserved` bytes.
 
     Called when the weights are loaded and what loading needed is given back to the device; the rest
     stays for activations, graphs and workspaces. Ranks may see different amounts: the engine takes
@@ -119,7 +120,7 @@ def fit_memory(
     """
     if not 0.0 < fraction <= 1.0:
         raise InvalidSetting(setting, f"must be above 0 and at most 1, not {fraction}")
-    budget = int(free_bytes(device) * fraction)
+    budget = max(0, int(free_bytes(device) * fraction) - reserved)
     return fit_bytes(shape, budget, max_model_len=max_model_len, setting=setting)
 
 

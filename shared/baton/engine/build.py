@@ -17,12 +17,13 @@ from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
 from baton.engine.limits import Limits
 from baton.engine.policy import policy_named
+from baton.engine.rehearsal import enough_memory_for, step_bytes
 from baton.engine.runner import Runner
 from baton.engine.scheduler import Scheduler
 from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
 from baton.model.config import ModelConfig
-from baton.model.decoder import load
+from baton.model.decoder import Decoder, load
 from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
@@ -33,8 +34,8 @@ Progress = Callable[[str, float], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-GPU_SHARE = 0.9
-"""Of the device's free memory, for weights and pool together."""
+GPU_SHARE = 0.95
+"""Of the device's free memory that weights leave; what steps need is measured and comes out of it first."""
 CPU_SHARE = 0.2
 """Of the free memory: a laptop has other work, and several workers may share it."""
 CPU_POOL_BYTES = 1 << 30
@@ -82,29 +83,36 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     model = ModelConfig.read(directory, spec.config.load_format, spec.config.seed)
     config = _settle(spec.config, model)
     dtype = DTYPES[config.dtype]
+    if config.quantization != "none":  # other KV than the checkpoint's own
+        model = replace(model, weights=model.weights + config.quantization.encode())
     ranks = join_ranks(spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device)
     progress("weights", 0.0)
-    decoder = load(
-        model, directory, ranks, device, dtype, config.load_format, choose_kernels(device), seed=config.seed,
-        most_rows=config.max_running if config.products == "auto" else 0,
-    )  # fmt: skip
+    with enough_memory_for("the weights", "tensor_parallel", "raise it, or set quantization to fp8"):
+        decoder = load(
+            model, directory, ranks, device, dtype, config.load_format, choose_kernels(device),
+            seed=config.seed, most_rows=config.max_running if config.products == "auto" else 0,
+            quantization=config.quantization,
+        )  # fmt: skip
     progress("weights", 1.0)
-    shape = _pool_shape(config, model, ranks, device)
+    shape = _pool_shape(config, model, ranks, decoder, device)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
     layouts = _layouts(config, model, shape, ranks.size) if config.handover else ()
-    memory = allocate(layouts[ranks.rank].bytes, _name(device)) if layouts else None
-    pool = make_pool(shape, device, dtype, memory.tensor if memory else None)
-    need = Need(
-        pool, model.heads // ranks.size, shape.kv_heads, model.scale, model.windows, config.max_running
-    )
-    attention, name = choose_attention(config.attention, need)
-    runner = Runner(
-        decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
-        graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
-    )  # fmt: skip
+    with enough_memory_for("the pool and graphs", "memory_fraction", "lower it, pages or graph_max_batch"):
+        memory = allocate(layouts[ranks.rank].bytes, _name(device)) if layouts else None
+        pool = make_pool(shape, device, dtype, memory.tensor if memory else None)
+        attention, name = choose_attention(config.attention, _need(config, model, ranks, pool))
+        runner = Runner(
+            decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
+            graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
+        )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)
     agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
     return Built(config, scheduler, runner, shape, model.eos_token_ids, name, agent, layouts)
+
+
+def _need(config: EngineConfig, model: ModelConfig, ranks: Ranks, pool: torch.Tensor) -> Need:
+    kv_heads = len(model.kv_heads_of(ranks.rank, ranks.size))
+    return Need(pool, model.heads // ranks.size, kv_heads, model.scale, model.windows, config.max_running)
 
 
 def _name(device: torch.device) -> str:
@@ -161,7 +169,9 @@ def _device(config: EngineConfig, rank: int) -> torch.device:
     return torch.device("cuda", rank)
 
 
-def _pool_shape(config: EngineConfig, model: ModelConfig, ranks: Ranks, device: torch.device) -> PoolShape:
+def _pool_shape(
+    config: EngineConfig, model: ModelConfig, ranks: Ranks, decoder: Decoder, device: torch.device
+) -> PoolShape:
     """The pool of one rank: the same number of pages on all, the least that any has room for."""
     shape = PoolShape(
         kv_heads=len(model.kv_heads_of(ranks.rank, ranks.size)),
@@ -174,12 +184,29 @@ def _pool_shape(config: EngineConfig, model: ModelConfig, ranks: Ranks, device: 
     if config.pages:
         return fit_pages(shape, config.pages, max_model_len=least, setting="pages")
     fraction = config.memory_fraction if device.type == "cuda" else config.memory_fraction / ranks.size
-    shape = fit_memory(shape, device, fraction, max_model_len=least)
+    reserved = _step_bytes(config, model, ranks, decoder, shape, device) if device.type == "cuda" else 0
+    shape = fit_memory(shape, device, fraction, reserved=reserved, max_model_len=least)
     if device.type == "cpu" and config.memory_fraction == CPU_SHARE:
         enough = max(CPU_POOL_BYTES // ranks.size // shape.page_bytes, shape.pages_for(least) + 1)
         shape = replace(shape, pages=min(shape.pages, enough))
     pages = ranks.join(torch.tensor([[shape.pages]], dtype=torch.int32, device=device)).min()
     return replace(shape, pages=int(pages))
+
+
+def _step_bytes(
+    config: EngineConfig, model: ModelConfig, ranks: Ranks, decoder: Decoder, shape: PoolShape,
+    device: torch.device,
+) -> int:  # fmt: skip
+    """What steps take beside weights and pool."""
+    longest = config.max_model_len or model.max_model_len
+    dtype = DTYPES[config.dtype]
+    with enough_memory_for("the largest step", "prefill_budget", "lower it, or graph_max_batch"):
+        return step_bytes(
+            decoder, lambda pool: choose_attention(config.attention, _need(config, model, ranks, pool))[0],
+            lambda pages: make_pool(replace(shape, pages=pages), device, dtype),
+            tokens=config.prefill_budget or longest, longest=longest, page_size=config.page_size,
+            max_running=config.max_running, graph_max_batch=config.graph_max_batch,
+        )  # fmt: skip
 
 
 def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longest: int) -> Scheduler:

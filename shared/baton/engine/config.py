@@ -18,6 +18,9 @@ class EngineConfig:
     """Where the model runs."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights, activations and KV; auto is float32 on a CPU and bfloat16 on a GPU."""
+    quantization: Literal["none", "fp8"] = "none"
+    """fp8 keeps the layers' dense matrices in eight bits, a scale for each row, and rounds what they are
+    multiplied with token by token; from checkpoints of either kind."""
     load_format: Literal["auto", "dummy"] = "auto"
     """auto reads the checkpoint's weights; dummy draws random ones from config.json alone."""
     tensor_parallel: int = 1
@@ -88,6 +91,7 @@ class EngineConfig:
         need(self.max_running >= 1, "max_running", "1 or more")
         need(self.max_queued >= 1, "max_queued", "1 or more")
         need(self.prefill_budget >= 0, "prefill_budget", "0 (no limit) or more")
+        need(self.quantization in ("none", "fp8"), "quantization", "none or fp8")
         need(self.products in ("auto", "library"), "products", "auto or library")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.threads >= 0, "threads", "0 (share the cores) or more")

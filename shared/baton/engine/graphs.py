@@ -73,15 +73,16 @@ class Inputs:
 class DecodeGraphs:
     def __init__(
         self, decoder: Decoder, attention: Capturable, pool: Tensor, table: Tensor, last: Tensor,
-        sampling: SamplingRows, largest: int,
+        sampling: SamplingRows, sizes: list[int],
     ) -> None:  # fmt: skip
+        """`sizes`: batch sizes to capture, smallest first."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
         self.table = table
         self.last = last
         self.sampling = sampling
-        self.sizes = ladder(largest)
+        self.sizes, largest = sizes, sizes[-1]
         self.pdl = torch.cuda.get_device_capability(pool.device) >= (9, 0)
         self.inputs = Inputs(largest, pool.device)
         self._captured: dict[int, Captured] = {}

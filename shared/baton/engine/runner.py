@@ -50,8 +50,9 @@ class Shape:
 class Runner:
     def __init__(
         self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int,
-        graph_max_batch: int = 0, progress: Callable[[float], None] | None = None,
+        graph_max_batch: int = 0, progress: Callable[[float], None] | None = None, only_largest: bool = False,
     ) -> None:  # fmt: skip
+        """`only_largest`: of the graphs, to see what memory they take."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -64,17 +65,21 @@ class Runner:
         self.sampling = SamplingRows(rows, decoder.config.vocab_size, self.device)
         self.sampler = Sampler(self.sampling)
         self.upload = Upload(self.device, capacity=1 << 16)
-        self.graphs = self._capture(min(graph_max_batch, max_running), progress or (lambda done: None))
+        largest = min(graph_max_batch, max_running)
+        self.graphs = self._capture(largest, progress or (lambda done: None), only_largest)
         self._thread = _step_thread() if self.device.type == "cpu" else None
 
-    def _capture(self, largest: int, progress: Callable[[float], None]) -> DecodeGraphs | None:
+    def _capture(
+        self, largest: int, progress: Callable[[float], None], only_largest: bool
+    ) -> DecodeGraphs | None:
         if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
             return None
-        from baton.engine.graphs import DecodeGraphs
+        from baton.engine.graphs import DecodeGraphs, ladder
 
         graphs = DecodeGraphs(
-            self.decoder, self.attention, self.pool, self.table, self.last, self.sampling, largest
-        )
+            self.decoder, self.attention, self.pool, self.table, self.last, self.sampling,
+            [largest] if only_largest else ladder(largest),
+        )  # fmt: skip
         graphs.capture(progress)
         return graphs
 

@@ -23,6 +23,11 @@ class Kernels(Protocol):
         """x [N, inputs], weight [outputs, inputs] → x @ weight.T + bias."""
         ...
 
+    def linear_fp8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """As `linear` with weight in float8_e4m3fn and scale [outputs] float32 to multiply its rows by. Each
+        row of x is scaled by its largest value and rounded to float8_e4m3fn too; sums are float32."""
+        ...
+
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMS norm over the last dimension."""
         ...

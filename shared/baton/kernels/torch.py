@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baton.attention.base import Spans
+from baton.kernels import fp8
 
 
 class TorchKernels:
@@ -22,6 +23,9 @@ class TorchKernels:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def linear_fp8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        return fp8.linear(x, weight, scale, bias)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dtype == torch.float32:

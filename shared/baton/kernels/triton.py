@@ -16,11 +16,12 @@ import triton
 from torch import Tensor
 
 from baton.attention.base import Spans
+from baton.kernels import fp8
 from baton.kernels.early import starts_early
 from baton.kernels.products import Products
 from baton.kernels.triton_experts import expert_down, expert_gate_up, expert_sum, route
 from baton.kernels.triton_rotate import rotate_store_heads
-from baton.kernels.triton_rows import add_norm_rows, norm_rows, silu_mul_rows
+from baton.kernels.triton_rows import add_norm_rows, norm_rows, scale_rows, silu_mul_rows
 
 SHARED_BYTES = 227 << 10
 """Of one program on Hopper."""
@@ -61,6 +62,25 @@ class TritonKernels:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias) if self._products is None else self._products.linear(x, weight, bias)
+
+    def linear_fp8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        if not x.is_cuda:
+            return fp8.linear(x, weight, scale, bias)
+        rows, depth = x.shape
+        rounded = torch.empty((rows, depth), dtype=fp8.FP8, device=x.device)
+        scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
+        if rows == 0:
+            return x.new_empty((0, weight.shape[0]))
+        block = min(power(depth), 4096)
+        scale_rows[(rows,)](
+            x, rounded, scales, LARGEST=fp8.LARGEST, SMALLEST=fp8.SMALLEST, DEPTH=depth, BLOCK=block,
+            PDL=self._pdl, num_warps=8, **self._launch,
+        )  # fmt: skip
+        out = torch._scaled_mm(
+            rounded, weight.t(), scale_a=scales, scale_b=scale.unsqueeze(0), out_dtype=x.dtype,
+            use_fast_accum=True,
+        )  # fmt: skip
+        return out if bias is None else out.add_(bias)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         hidden = x.shape[-1]

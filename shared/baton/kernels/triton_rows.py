@@ -75,3 +75,28 @@ def silu_mul_rows(gate_up, out, INNER: tl.constexpr, BLOCK: tl.constexpr, PDL: t
     up = tl.load(gate_up + row * 2 * INNER + INNER + column, mask=inside, other=0.0).to(tl.float32)
     rounded = silu(gate).to(out.dtype.element_ty).to(tl.float32)
     tl.store(out + row * INNER + column, (rounded * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def scale_rows(
+    x, out, scales, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """Each row divided by its scale, so that its largest value becomes LARGEST, and rounded. Reads it twice."""
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    top = tl.zeros([BLOCK], tl.float32)
+    for begin in tl.static_range(0, DEPTH, BLOCK):
+        at = begin + lane
+        value = tl.load(x + row * DEPTH + at, mask=at < DEPTH, other=0.0).to(tl.float32)
+        top = tl.maximum(top, tl.abs(value))
+    scale = tl.div_rn(tl.maximum(tl.max(top, 0), SMALLEST), LARGEST)
+    tl.store(scales + row, scale)
+    for begin in tl.static_range(0, DEPTH, BLOCK):
+        at = begin + lane
+        value = tl.load(x + row * DEPTH + at, mask=at < DEPTH, other=0.0).to(tl.float32)
+        value = tl.minimum(tl.maximum(tl.div_rn(value, scale), -LARGEST), LARGEST)
+        tl.store(out + row * DEPTH + at, value.to(out.dtype.element_ty), mask=at < DEPTH)

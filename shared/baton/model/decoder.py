@@ -71,8 +71,10 @@ def load(
     seed: int = 0,
     progress: bool = True,
     most_rows: int = 0,
+    quantization: str = "none",
 ) -> Decoder:
-    """Build this rank's share and fill it; `most_rows` is that of batches to be multiplied fast. Raises
+    """Build this rank's share and fill it; `most_rows` is that of batches to be multiplied fast. With
+    `quantization` fp8 the layers' dense matrices are kept in eight bits; head, router and experts stay. Raises
     WeightMismatch when the checkpoint does not fit, InvalidSetting when the model cannot be split over so
     many ranks."""
     storage = Storage(device, dtype)
@@ -86,7 +88,12 @@ def load(
         seed=seed,
         progress=progress and ranks.rank == 0,
     )
-    kernels.prepare([one.weight for one in builder.linears if one.weight is not None], most_rows)
+    if quantization == "fp8":
+        for linear in builder.linears:
+            if linear is not decoder.head.linear and linear not in builder.routers:
+                linear.shrink()
+    whole = [one.weight for one in builder.linears if one.weight is not None and one.scale is None]
+    kernels.prepare(whole, most_rows)
     for linear in builder.linears:
         linear.pack(keep=linear is decoder.head.linear and config.tied)
     return decoder
@@ -100,6 +107,7 @@ class _Builder:
         self.ranks = ranks
         self.kernels = kernels
         self.storage = storage
+        self.routers: list[Linear] = []
         self.linears: list[Linear] = []
         """Every linear made, so that they can be packed once filled."""
         self.cos_sin = rotary.table(config.rope, config.head_dim, config.max_model_len, storage.device)
@@ -211,8 +219,10 @@ class _Builder:
             storage.put(f"{one}gate_proj.weight", (inner, hidden), held, gate_up[number, :share])
             storage.put(f"{one}up_proj.weight", (inner, hidden), held, gate_up[number, share:])
             storage.put_columns(f"{one}down_proj.weight", inner, held, down[number])
+        router = self._linear(storage.whole(f"{at}gate.weight", experts.count, hidden))
+        self.routers.append(router)
         return Sparse(
-            router=self._linear(storage.whole(f"{at}gate.weight", experts.count, hidden)),
+            router=router,
             gate_up=gate_up,
             down=down,
             per_token=experts.per_token,

@@ -119,9 +119,20 @@ _ABSENT = (
 an empty one is refused."""
 
 
+def _known(key: str, value: Any) -> bool:
+    """Whether a value of a key that is refused otherwise is understood: matrices in eight bits are read."""
+    if key != "quantization_config" or not isinstance(value, Mapping):
+        return False
+    method = value.get("quant_method")
+    if method == "compressed-tensors":
+        return value.get("format") == "float-quantized"
+    block = value.get("weight_block_size") or [128, 128]
+    return method == "fbgemm_fp8" or (method == "fp8" and block == [128, 128])
+
+
 def refusals(raw: Mapping[str, Any]) -> list[str]:
     """What the config.json `raw` of a known architecture asks for and no code here does, as reasons."""
-    found = [f"{key} = {raw[key]!r}" for key in _ABSENT if raw.get(key)]
+    found = [f"{key} = {raw[key]!r}" for key in _ABSENT if raw.get(key) and not _known(key, raw[key])]
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
         found.append(f"hidden_act = {raw['hidden_act']!r} (only silu)")
     for key in ("is_encoder_decoder", "add_cross_attention"):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baton.attention.base import Attention, Spans
+from baton.kernels import fp8
 from baton.kernels.base import Kernels
 from baton.parallel.base import Ranks
 
@@ -21,12 +22,14 @@ from baton.parallel.base import Ranks
 class Linear:
     """x @ weight.T + bias."""
 
-    __slots__ = ("_kernels", "_packed", "bias", "weight")
+    __slots__ = ("_kernels", "_packed", "bias", "scale", "weight")
 
     def __init__(self, weight: Tensor, kernels: Kernels, bias: Tensor | None = None) -> None:
         self.weight: Tensor | None = weight
         """[outputs, inputs]; None once packed for this object alone."""
         self.bias = bias
+        self.scale: Tensor | None = None
+        """[outputs] float32, once the weight is in eight bits."""
         self._kernels = kernels
         self._packed: Tensor | None = None
 
@@ -38,7 +41,7 @@ class Linear:
         own compiler uses the same two operators; where a build lacks them the weight stays plain.
         """
         weight = self.weight
-        if weight is None or weight.device.type != "cpu" or weight.dtype == torch.float16:
+        if weight is None or weight.device.type != "cpu" or weight.dtype in (torch.float16, fp8.FP8):
             return
         if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             return
@@ -49,11 +52,18 @@ class Linear:
         if not keep:
             self.weight = None
 
+    def shrink(self) -> None:
+        """Round the weight to eight bits, each row with a scale of its own."""
+        assert self.weight is not None and self._packed is None
+        self.weight, self.scale = fp8.scaled(self.weight)
+
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
             return packed
         assert self.weight is not None
+        if self.scale is not None:
+            return self._kernels.linear_fp8(x, self.weight, self.scale, self.bias)
         return self._kernels.linear(x, self.weight, self.bias)
 
 

@@ -30,6 +30,13 @@ LOAD_FORMATS = ("auto", "dummy")
 
 _IGNORED = re.compile(r"(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 _STORED = ("F64", "F32", "F16", "BF16")
+_EIGHT_BITS = "F8_E4M3"
+_SCALES = ("_scale_inv", "_scale")
+"""What a matrix in eight bits is multiplied by has its name and one of these: a number, one for each row, or
+one for each block of rows and columns."""
+_UNUSED_SCALES = ("input_scale", "k_scale", "v_scale")
+"""Fixed scales of what is scaled as it comes here."""
+_BLOCK = 128
 _NAMED = 5
 """How many tensors an error names before it only counts them."""
 
@@ -131,8 +138,33 @@ def _read(pieces: Sequence[Piece], directory: Path, tied_head: str | None) -> It
         _compare(pieces, holders, tied_head)
         for piece in pieces:
             if piece.target.numel():
-                piece.target.copy_(holders[piece.name].get_slice(piece.name)[piece.part])
+                stored = holders[piece.name].get_slice(piece.name)
+                part = stored[piece.part]
+                if stored.get_dtype() == _EIGHT_BITS:
+                    part = part.float() * _scales(piece, holders)
+                piece.target.copy_(part)
             yield piece
+
+
+def _scale_name(name: str, holders: dict[str, Any]) -> str | None:
+    return next((name + end for end in _SCALES if name + end in holders), None)
+
+
+def _scales(piece: Piece, holders: dict[str, Any]) -> Tensor:
+    """What to multiply the piece's part of a matrix in eight bits by; broadcasts over it."""
+    name = _scale_name(piece.name, holders)
+    assert name is not None, "checked before"
+    scale: Tensor = holders[name].get_tensor(name).float()
+    if scale.numel() == 1:
+        return scale.reshape(1, 1)
+    scale = scale.reshape(len(scale), -1)
+    for axis, (size, held) in enumerate(zip(piece.shape, piece.part, strict=True)):
+        if scale.shape[axis] == size:
+            scale = scale.narrow(axis, held.start, held.stop - held.start)
+        elif scale.shape[axis] > 1:
+            index = torch.arange(held.start, held.stop) // _BLOCK
+            scale = scale.index_select(axis, index)
+    return scale
 
 
 def _compare(pieces: Sequence[Piece], holders: dict[str, Any], tied_head: str | None) -> None:
@@ -143,7 +175,7 @@ def _compare(pieces: Sequence[Piece], holders: dict[str, Any], tied_head: str | 
     if missing:
         problems.append(f"missing {_listed(missing)}")
     extra = [name for name in holders if name not in needed and not _IGNORED.search(name)]
-    extra = sorted(name for name in extra if name != tied_head)
+    extra = sorted(name for name in extra if name != tied_head and not _is_scale(name, needed))
     if extra:
         problems.append(f"unexpected {_listed(extra)}")
     for piece in pieces:
@@ -152,10 +184,30 @@ def _compare(pieces: Sequence[Piece], holders: dict[str, Any], tied_head: str | 
             shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
             if shape != piece.shape:
                 problems.append(f"{piece.name} has shape {list(shape)}, needs {list(piece.shape)}")
+            elif dtype == _EIGHT_BITS:
+                problems += _unfit_scale(piece, holders)
             elif dtype not in _STORED:
                 problems.append(f"{piece.name} is stored as {dtype}, which is not supported")
     if problems:
         raise WeightMismatch(f"the checkpoint does not fit its config.json: {_listed(problems, '; ')}")
+
+
+def _is_scale(name: str, needed: set[str]) -> bool:
+    if name.endswith(_UNUSED_SCALES):
+        return True
+    return any(name.endswith(end) and name.removesuffix(end) in needed for end in _SCALES)
+
+
+def _unfit_scale(piece: Piece, holders: dict[str, Any]) -> list[str]:
+    """What is wrong with the scale of a matrix in eight bits."""
+    name = _scale_name(piece.name, holders)
+    if name is None or len(piece.shape) != 2:
+        return [f"{piece.name} is stored as {_EIGHT_BITS} without a scale"]
+    shape = [*holders[name].get_slice(name).get_shape(), 1, 1][:2]
+    blocks = [-(-size // _BLOCK) for size in piece.shape]
+    asked = zip(shape, piece.shape, blocks, strict=True)
+    fits = all(given in (1, size, block) for given, size, block in asked)
+    return [] if fits else [f"{name} has shape {shape}, which fits {list(piece.shape)} in no known way"]
 
 
 def _listed(items: Sequence[str], by: str = ", ") -> str:

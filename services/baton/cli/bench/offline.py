@@ -30,7 +30,7 @@ WARM_PROMPT = tuple(range(16))
 ENGINE = {
     "device": str, "dtype": str, "load_format": str, "tensor_parallel": int, "page_size": int, "pages": int,
     "max_model_len": int, "cache": str, "memory_fraction": float, "attention": str, "max_running": int,
-    "prefill_budget": int, "graph_max_batch": int, "threads": int, "products": str,
+    "prefill_budget": int, "graph_max_batch": int, "threads": int, "products": str, "quantization": str,
     "profile": str, "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""

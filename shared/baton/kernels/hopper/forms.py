@@ -15,8 +15,10 @@ from pathlib import Path
 from baton.attention.hopper.compiler import TARGET, cache_directory, compiled, find_nvcc
 
 SOURCE = Path(__file__).parent / "product.cu"
-RING_BYTES = 200 << 10
-"""Of shared memory for the ring: what is left beside it lets the small kernels in between share the SM."""
+RING_BYTES = 212 << 10
+"""Of shared memory for both rings; what is left lets the small kernels in between share the SM."""
+DEEPEST = 12
+"""Stages of weights: more are never on their way."""
 TOKENS = (16, 32, 64, 96, 128, 160, 192, 224, 256)
 """Padded counts of tokens."""
 MOST = TOKENS[-1]
@@ -33,17 +35,19 @@ class Form:
     """Blocks that share x."""
 
     @property
-    def stages(self) -> int:
-        return min(8, RING_BYTES // self.stage_bytes)
+    def x_stages(self) -> int:
+        return 4 if self.tokens <= 128 else 3
 
     @property
-    def stage_bytes(self) -> int:
-        return (self.rows + self.tokens) * 128
+    def stages(self) -> int:
+        """Of weights."""
+        return min(DEEPEST, (RING_BYTES - self.x_stages * self.tokens * 128) // (self.rows * 128))
 
     @property
     def shared_bytes(self) -> int:
-        """Ring, its alignment, and two barriers a stage."""
-        return 1024 + self.stages * (self.stage_bytes + 16)
+        """Rings, their alignment, and two barriers a stage."""
+        rings = self.stages * (self.rows * 128 + 16) + self.x_stages * (self.tokens * 128 + 16)
+        return 1024 + rings
 
     @property
     def part_bytes(self) -> int:
@@ -53,6 +57,7 @@ class Form:
     def flags(self) -> list[str]:
         macros = {
             "TOKENS": self.tokens, "ROWS": self.rows, "CLUSTER": self.cluster, "STAGES": self.stages,
+            "X_STAGES": self.x_stages,
         }  # fmt: skip
         return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 
@@ -75,10 +80,7 @@ def padded(tokens: int) -> int:
 
 def forms(tokens: int) -> tuple[Form, ...]:
     """What is worth trying for a padded count."""
-    tiles = ((128, 1), (128, 2))
-    if tokens <= 128:
-        tiles += ((256, 1), (256, 2))
-    return tuple(Form(tokens, rows, cluster) for rows, cluster in tiles)
+    return tuple(Form(tokens, 128, cluster) for cluster in (1, 2))
 
 
 def compile_all(wanted: Iterable[Form]) -> None:

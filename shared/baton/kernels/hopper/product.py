@@ -16,7 +16,8 @@ from baton.attention.hopper.compiler import find_nvcc
 from baton.attention.hopper.driver import Kernel, TensorMap, describe
 from baton.kernels.hopper.forms import Form
 
-_THREADS = 288
+_THREADS = 320
+_MOST_SHARES = 16  # product.cu
 _DEPTH = 64  # of a stage; product.cu
 
 
@@ -33,6 +34,7 @@ class _Product(ctypes.Structure):
         ("steps", ctypes.c_int),
         ("tiles", ctypes.c_int),
         ("stride", ctypes.c_int),
+        ("shares", ctypes.c_int),
     ]
 
 
@@ -49,7 +51,7 @@ class Scratch:
         """Enough for forms with parts of so many bytes."""
         blocks = torch.cuda.get_device_properties(device).multi_processor_count
         parts = torch.empty(blocks * part_bytes, dtype=torch.uint8, device=device)
-        return cls(parts, torch.zeros(blocks, dtype=torch.int32, device=device))
+        return cls(parts, torch.zeros(blocks * _MOST_SHARES, dtype=torch.int32, device=device))
 
 
 class Product:
@@ -58,7 +60,7 @@ class Product:
     def __init__(self, form: Form, scratch: Scratch, overlap: bool = True) -> None:
         """`overlap`: a launch may begin while the kernel before it ends; it waits before it reads x."""
         device = scratch.parts.device
-        blocks = len(scratch.left)
+        blocks = len(scratch.left) // _MOST_SHARES
         assert scratch.parts.numel() >= blocks * form.part_bytes, "scratch for smaller forms"
         self.form = form
         self._scratch = scratch
@@ -83,7 +85,7 @@ class Product:
     def spreads(self, rows: int) -> tuple[int, ...]:
         """Grids worth trying for so many weight rows: all blocks evenly, or a whole number for each tile."""
         clusters, tiles = self._kernel.grid // self.form.cluster, self._tiles(rows)
-        each = clusters // tiles
+        each = min(_MOST_SHARES, clusters // tiles)
         found = {clusters, *(tiles * n for n in (each, (each + 1) // 2, 1) if n)}
         return tuple(self.form.cluster * count for count in sorted(found, reverse=True))
 
@@ -91,8 +93,8 @@ class Product:
         return -(-rows // (self.form.rows * self.form.cluster))
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, grid: int = 0) -> Tensor:
-        """x [tokens, depth] → [tokens, rows] on `grid` blocks; `weight` keeps its address for as long as this
-        object lives."""
+        """x [tokens, depth] → [tokens, rows] on `grid` blocks; `weight` keeps its address while this object
+        lives."""
         form, (rows, depth), tokens = self.form, weight.shape, x.shape[0]
         assert x.is_contiguous() and x.dtype == weight.dtype and x.shape == (tokens, depth)
         assert 0 < tokens <= form.tokens and x.data_ptr() % 16 == 0
@@ -103,10 +105,13 @@ class Product:
             described = describe(weight.data_ptr(), (depth, rows), (depth * 2,), (_DEPTH, form.rows))
             self._weights[known] = described
         source = describe(x.data_ptr(), (depth, tokens), (depth * 2,), (_DEPTH, form.tokens // form.cluster))
+        tiles = self._tiles(rows)
+        shares, uneven = divmod((grid or self._kernel.grid) // form.cluster, tiles)
         product = _Product(
             out=out.data_ptr(), bias=None if bias is None else bias.data_ptr(),
-            parts=self._scratch.parts.data_ptr(), left=self._scratch.left.data_ptr(), tokens=tokens, rows=rows,
-            steps=depth // _DEPTH, tiles=self._tiles(rows), stride=rows,
+            parts=self._scratch.parts.data_ptr(), left=self._scratch.left.data_ptr(), tokens=tokens,
+            rows=rows, steps=depth // _DEPTH, tiles=tiles, stride=rows,
+            shares=0 if uneven or shares > _MOST_SHARES else shares,
         )  # fmt: skip
         with torch.cuda.device(x.device):
             self._kernel.launch(
