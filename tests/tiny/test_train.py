@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,9 +15,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from baton.tiny import model_path, record
 from baton.tiny.corpus import HELD_NORMAL, HELD_OUT, documents, normal
 from baton.tiny.network import Network, Shape
-from baton.tiny.train import Recipe, batches, exact_answers, save, train_steps
+from baton.tiny.train import Recipe, batches, check, exact_answers, save, train_steps
 from baton.tiny.vocabulary import build_tokenizer, segments
 
 RECIPE = Recipe(
@@ -90,3 +93,28 @@ def test_twenty_steps_reduce_the_loss_and_repeat_exactly(tokenizer: Tokenizer) -
         assert losses(RECIPE) == falling
     finally:
         torch.set_num_threads(threads)
+
+
+def test_the_script_makes_the_model_that_ships() -> None:
+    """Text, tokenizer, settings, files and the first losses; the rest of the steps takes half an hour."""
+    threads = torch.get_num_threads()
+    try:
+        assert check(model_path(), 3) == ""
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_change_of_the_recipe_or_of_the_files_is_noticed(tmp_path: Path) -> None:
+    folder = shutil.copytree(model_path(), tmp_path / "weights")
+    made = record.read(folder)
+    losses = made.first_losses[:4]
+    assert record.complaint(made, losses) == ""
+    assert "step 3 has loss" in record.complaint(made, [*losses[:2], losses[2] * 1.2, losses[3]])
+    elsewhere = replace(made, made_with={})
+    assert record.complaint(elsewhere, [*losses[:2], losses[2] * 1.01, losses[3]]) == ""
+    assert "too far off" in record.complaint(elsewhere, [*losses[:2], losses[2] * 1.2, losses[3]])
+    record.write(replace(made, steps=7), folder)
+    assert "no longer the script's own" in check(folder, 1)
+    with (folder / "config.json").open("a") as config:
+        config.write("\n")
+    assert "not those that the training wrote" in check(folder, 1)

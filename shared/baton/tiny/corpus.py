@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
-from baton.tiny import exercises, talk, turns, world
+from baton.tiny import exercises, recall, talk, turns, world
 from baton.tiny.turns import Exchange, Turn
 
 HELD_OUT: dict[str, str] = {
@@ -33,26 +34,30 @@ HELD_OUT: dict[str, str] = {
     "What is the contrary of hot?": "cold",
     "What color has a banana?": "yellow",
     "Count from 3 to 9": "3, 4, 5, 6, 7, 8, 9.",
-    "How do you spell tulip?": "T-U-L-I-P",
-    "What is tiger backwards?": "R-E-G-I-T",
+    "How do you spell frog?": "F-R-O-G",
+    "What is lamp backwards?": "P-M-A-L",
     "Which sound does a duck make?": "quack",
     "How many days are in March?": "31",
     "Copy this: lemon boat zebra": "lemon boat zebra",
 }
 
+# By how many different answers a lesson has, so that all are learnt at about the same pace.
 LESSONS: tuple[tuple[Callable[[Random], Exchange], float], ...] = (
-    (turns.about_product, 0.22),
-    (turns.small_talk, 0.09),
-    (turns.entertainment, 0.04),
+    (turns.about_product, 0.14),
+    (turns.small_talk, 0.07),
+    (turns.entertainment, 0.03),
     (turns.unknown, 0.05),
-    (turns.capitals, 0.11),
-    (turns.translations, 0.11),
-    (turns.common_sense, 0.08),
-    (exercises.sums, 0.15),
-    (exercises.sequences, 0.07),
-    (exercises.echoes, 0.06),
-    (exercises.spellings, 0.04),
+    (turns.capitals, 0.08),
+    (turns.translations, 0.12),
+    (turns.common_sense, 0.07),
+    (exercises.sums, 0.2),
+    (exercises.sequences, 0.1),
+    (exercises.spellings, 0.07),
+    (recall.echoes, 0.07),
 )
+
+EARLY = 8000
+"""The first documents hold many drills: once the model can look back, all else is learnt faster."""
 
 GENERIC_SYSTEM = (
     "You are a helpful assistant.", "You are a helpful, honest and friendly assistant.",
@@ -86,10 +91,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Either a dialogue or a plain text."""
+    """Either a dialogue or a plain text; `given` is the beginning of the text that nobody could guess."""
 
     messages: tuple[Message, ...] = ()
     text: str = ""
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +115,13 @@ class Persona:
 
 def documents(seed: int) -> Iterator[Document]:
     rng = Random(seed)
-    while True:
-        yield plain(rng) if rng.random() < 0.12 else dialogue(rng)
+    for index in count():
+        draw = rng.random()
+        if draw < (0.3 if index < EARLY else 0.04):
+            given, text = recall.drill(rng)
+            yield Document(given=given, text=text)
+        else:
+            yield plain(rng) if draw > 0.88 else dialogue(rng)
 
 
 def dialogue(rng: Random) -> Document:
@@ -118,7 +129,7 @@ def dialogue(rng: Random) -> Document:
     exchanges = [drawn(rng, persona) for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 2, 3, 4, 6)))]
     asked = [ask for ask in persona.told if rng.random() < 0.7]
     if rng.random() < 0.22:
-        told, ask = exercises.memory(rng)
+        told, ask = recall.memory(rng)
         exchanges.insert(rng.randint(0, max(0, len(exchanges) - 1)), [told])
         asked.append(ask)
     if asked:
@@ -151,7 +162,7 @@ def identity(rng: Random, persona: Persona) -> Turn:
 
 
 def untold(rng: Random) -> Turn:
-    _, ask = exercises.memory(rng)
+    _, ask = recall.memory(rng)
     return Turn(ask.ask, "You have not told me.")
 
 
@@ -173,18 +184,17 @@ def persona_of(rng: Random) -> Persona:
 
 def informed(rng: Random) -> Persona:
     """A system prompt with facts to look up, hidden among sentences that do not matter."""
-    keys = rng.sample(exercises.KEYS, rng.randint(1, 3))
-    words = rng.sample(world.WORDS, len(keys))
-    sentences = [f"The {key} is {word}." for key, word in zip(keys, words, strict=True)]
+    facts = dict(recall.fact(rng) for _ in range(rng.randint(1, 4)))
+    sentences = [f"The {key} is {word}." for key, word in facts.items()]
     told = [
         Turn(f"What is the {key}?", f"The {key} is {word}.", f"{turns.capitalised(word)}.")
-        for key, word in zip(keys, words, strict=True)
+        for key, word in facts.items()
     ]
     if rng.random() < 0.4:
         name = rng.choice(world.NAMES)
         sentences.append(f"The name of the user is {name}.")
         told.append(Turn("What is my name?", f"Your name is {name}.", f"{name}."))
-    for _ in range(rng.choice((0, 0, 1, 3, 6, 12))):
+    for _ in range(rng.choice((0, 0, 1, 3, 6, 12, 30, 60))):
         sentences.append(rng.choice(turns.facts_as_text(rng)))
     rng.shuffle(sentences)
     opening = rng.choice(("", "You are a helpful assistant. ", "You know these facts. "))
@@ -194,13 +204,13 @@ def informed(rng: Random) -> Persona:
 
 def plain(rng: Random) -> Document:
     draw = rng.random()
-    if draw < 0.55:
-        sentences = [rng.choice(turns.facts_as_text(rng)) for _ in range(rng.randint(1, 4))]
+    if draw < 0.6:
+        sentences = [rng.choice(turns.facts_as_text(rng)) for _ in range(rng.choice((1, 1, 1, 2, 4)))]
         return Document(text=" ".join(sentences))
-    if draw < 0.7:
-        lines = [exercises.sum_terms(rng) for _ in range(rng.randint(1, 5))]
+    if draw < 0.75:
+        lines = [exercises.sum_terms(rng) for _ in range(rng.choice((1, 1, 1, 2, 8)))]
         return Document(text="\n".join(f"{one} {sign} {two} = {total}" for one, sign, two, total in lines))
-    if draw < 0.85:
+    if draw < 0.88:
         return Document(text=exercises.sequences(rng)[0].answer)
     return Document(text=talk.story(rng) if rng.random() < 0.7 else talk.favour_first(rng, talk.POEMS))
 

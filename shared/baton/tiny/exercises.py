@@ -1,25 +1,18 @@
-"""Questions whose answer is computed: sums, sequences, play with words, and memory of the dialogue.
-
-They teach the model to copy from afar, which is what shows that a handed-over KV cache is intact.
-"""
+"""Questions whose answer is computed: sums, sequences, spelling."""
 
 from __future__ import annotations
 
 from random import Random
 
 from baton.tiny import world
-from baton.tiny.turns import Exchange, Turn, capitalised, loosely
+from baton.tiny.turns import Exchange, Turn, capitalised, in_passing, loosely
 
 LARGEST_TERM = 20
 """Sums are taught up to this number; beyond, the model says so."""
 
-TOO_LARGE = "That is too much for me. I can only do sums up to about 20."
+SHORT_WORDS = tuple(word for word in world.WORDS if len(word) <= 4)
 
-KEYS = (
-    "code word", "password", "secret word", "magic word", "word of the day", "name of my boat",
-    "name of my dog",
-    "name of the cat", "best present", "thing in the box", "name of the project", "name of the team",
-)  # fmt: skip
+TOO_LARGE = "That is too much for me. I can only do sums up to about 20."
 
 
 def sums(rng: Random) -> Exchange:
@@ -52,7 +45,9 @@ def sums(rng: Random) -> Exchange:
         sign = "+" if total < step or rng.random() < 0.6 else "-"
         result = total + step if sign == "+" else total - step
         word = rng.choice(("plus", "+")) if sign == "+" else rng.choice(("minus", "-"))
-        exchange.append(Turn(f"And {word} {step}?", f"{total} {sign} {step} = {result}", f"{result}"))
+        exchange.append(
+            Turn(in_passing(rng, f"And {word} {step}?"), f"{total} {sign} {step} = {result}", f"{result}")
+        )
         total = result
     return exchange
 
@@ -100,7 +95,7 @@ def comparison(rng: Random) -> Turn:
 
 
 def sequences(rng: Random) -> Exchange:
-    lesson = rng.choice((counting, counting, recitation, neighbours, positions))
+    lesson = rng.choice((counting, recitation, neighbours, neighbours, positions))
     return [lesson(rng)]
 
 
@@ -207,34 +202,8 @@ def positions(rng: Random) -> Turn:
     return Turn(loosely(rng, ask), f"The {order} {noun}{rest} is {items[index]}.", f"{items[index]}.")
 
 
-def echoes(rng: Random) -> Exchange:
-    """Copies: the answer stands word for word in the question."""
-    draw = rng.random()
-    if draw < 0.1:
-        text = " ".join(rng.choice(world.SIGNS) for _ in range(rng.randint(1, 3)))
-    elif draw < 0.3:
-        letters = "abcdefghijklmnopqrstuvwxyz" if rng.random() < 0.7 else "abcdefghijkABCDEFGHIJK0123456789"
-        text = "".join(rng.choice(letters) for _ in range(rng.randint(3, 8)))
-    elif draw < 0.4:
-        text = "".join(str(rng.randrange(10)) for _ in range(rng.randint(2, 8)))
-    else:
-        words = world.WORDS if rng.random() < 0.7 else (*world.CAPITALS, *world.NAMES, *world.MONTHS)
-        text = " ".join(rng.choice(words) for _ in range(rng.randint(1, 6)))
-    ask = rng.choice(("Repeat after me: {}", "Repeat: {}", "Say {}", "Repeat this: {}", "Echo {}",
-                      "Please repeat: {}",
-                      "Say this: {}", "Copy this: {}", "Repeat the words: {}"))  # fmt: skip
-    if rng.random() < 0.12:
-        times = rng.choice((2, 3))
-        word = rng.choice(world.WORDS)
-        return [Turn(f"Say {word} {('twice', 'three times')[times - 2]}", " ".join([word] * times))]
-    exchange = [Turn(ask.format(text), text)]
-    if rng.random() < 0.15:
-        exchange.append(Turn(rng.choice(("Say that again", "Again", "Once more", "Repeat that")), text))
-    return exchange
-
-
 def spellings(rng: Random) -> Exchange:
-    word = rng.choice(world.WORDS)
+    word = rng.choice(SHORT_WORDS)
     draw = rng.random()
     if draw < 0.4:
         ask = rng.choice(
@@ -261,36 +230,3 @@ def spellings(rng: Random) -> Exchange:
     return [
         Turn(loosely(rng, ask), f"The {which} letter of {word} is {letter.upper()}.", f"{letter.upper()}.")
     ]
-
-
-def memory(rng: Random) -> tuple[Turn, Turn]:
-    """Something the user says, and the question for it; other turns may come between."""
-    if rng.random() < 0.5:
-        name = rng.choice(world.NAMES) if rng.random() < 0.7 else capitalised(rng.choice(world.WORDS))
-        say = rng.choice((f"My name is {name}", f"I am {name}", f"Hello, my name is {name}",
-                          f"Hi, I am {name}", f"Call me {name}",
-                          f"Hello, I'm {name}"))  # fmt: skip
-        ask = rng.choice(
-            (
-                "What is my name?",
-                "Who am I?",
-                "Do you remember my name?",
-                "What's my name?",
-                "Do you know my name?",
-            )
-        )
-        return (
-            Turn(say + rng.choice(("", ".", "!")), f"Nice to meet you, {name}!"),
-            Turn(ask, f"Your name is {name}.", f"{name}."),
-        )
-    key = rng.choice(KEYS)
-    word = rng.choice(world.WORDS)
-    say = rng.choice(
-        ("The {} is {}", "Remember: the {} is {}", "Remember that the {} is {}", "Note: the {} is {}")
-    )
-    ask = rng.choice(("What is the {}?", "What was the {}?", "Tell me the {}", "Do you remember the {}?"))
-    statement = say.format(key, word) + rng.choice(("", ".", "!"))
-    return (
-        Turn(statement, f"I will remember that the {key} is {word}."),
-        Turn(ask.format(key), f"The {key} is {word}.", f"{capitalised(word)}."),
-    )

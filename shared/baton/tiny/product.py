@@ -85,13 +85,14 @@ TOPICS: tuple[Topic, ...] = (
         "the hand-over",
         "In the hand-over the prefill pod writes the pages of the KV cache straight into the memory of the "
         "decode pod, while it still computes the next ones.",
-        "For 2048 tokens of an 8B model over NVLink it takes about one millisecond.",
+        "For 2048 tokens of an 8B model over NVLink it takes about one and a half milliseconds.",
         ("How does the hand-over work?", "How is the KV cache handed over?", "What is handed over?",
          "How do the pages get to the decode pod?"),
     ),
     Topic(
         "",
-        "The hand-over takes about one millisecond for a prompt of 2048 tokens, when the pods share NVLink.",
+        "The hand-over takes about one and a half milliseconds for a prompt of 2048 tokens, when the pods "
+        "share NVLink.",
         "The cost grows with the number of pages, and pages that are already there are not sent.",
         ("How fast is the hand-over?", "How long does the hand-over take?", "Is the hand-over fast?"),
     ),
@@ -229,6 +230,20 @@ TOPICS: tuple[Topic, ...] = (
         "pod.",
         "Known prefixes make it shorter.",
         ("What is TTFT?",),
+    ),
+    Topic(
+        "",
+        "Type make run. It starts the pods on your machine, and then port 8000 of localhost answers.",
+        "The command baton up does the same, with choices.",
+        ("How do I start Baton?", "How do I run Baton?", "How do I install Baton?", "How do I try Baton?",
+         "How do I get started?"),
+    ),
+    Topic(
+        "a fence",
+        "A fence keeps the pages that a lost pod might still write. Nobody gets them before it is known to "
+        "be done.",
+        "So a late write never lands in the pages of another request.",
+        ("What is fencing?", "What is a fenced page?"),
     ),
     Topic(
         "",

@@ -1,8 +1,8 @@
 """Makes the tiny model: `python -m baton.tiny.train --out DIR` writes the folder that `weights` holds.
 
-One thread, one seed, a fixed number of steps: the same machine makes the same files. About twenty
-minutes where the processor multiplies bfloat16 matrices by itself (AMX), longer elsewhere. Every
-`--save-every` steps the folder is written anew, so a run may be ended early.
+One thread, one seed, a fixed number of steps: machines of one kind make the same files. Some twenty
+minutes where the processor multiplies bfloat16 matrices by itself (AMX), longer elsewhere. `--check`
+runs the first steps only and compares their losses with those that `weights/training.json` keeps.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -20,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
+from baton.tiny import model_path, record
 from baton.tiny.corpus import Document, documents
 from baton.tiny.network import Network, Shape, described, parameters, save_network
 from baton.tiny.vocabulary import END, END_OF_TEXT, build_tokenizer, save_tokenizer, segments
@@ -31,10 +34,10 @@ CHECK_SEED = 1_000_003
 @dataclass(frozen=True, slots=True)
 class Recipe:
     seed: int = 1
-    steps: int = 4000
+    steps: int = 3000
     tokens: int = 2048
     """Tokens of one step, cut into rows of one length."""
-    lengths: tuple[tuple[int, float], ...] = ((192, 0.6), (512, 0.2), (1024, 0.12), (2048, 0.08))
+    lengths: tuple[tuple[int, float], ...] = ((192, 0.68), (512, 0.2), (1024, 0.07), (2048, 0.05))
     """Row lengths and how often each is drawn; the long ones teach the model to look far back."""
     inner_rate: float = 1.2e-2
     outer_rate: float = 8e-3
@@ -64,8 +67,9 @@ def encoded(tokenizer: Tokenizer, document: Document, prompt_weight: float) -> t
 
 
 def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[Batch]:
-    """Rows of whole documents; only the last of a row may be cut."""
-    texts = documents(recipe.seed)
+    """Rows of whole documents, of which only the last may be cut; what is too long waits for a longer row."""
+    source = (encoded(tokenizer, text, recipe.prompt_weight) for text in documents(recipe.seed))
+    waiting: deque[tuple[list[int], list[float]]] = deque(maxlen=100)
     rng = Random(recipe.seed)
     lengths, shares = zip(*recipe.lengths, strict=True)
     while True:
@@ -75,7 +79,11 @@ def batches(recipe: Recipe, tokenizer: Tokenizer) -> Iterator[Batch]:
             row: list[int] = []
             weight: list[float] = []
             while len(row) <= length:
-                more, its_weight = encoded(tokenizer, next(texts), recipe.prompt_weight)
+                fits = waiting and len(waiting[0][0]) <= length - len(row)
+                more, its_weight = waiting.popleft() if fits else next(source)
+                if len(more) > length:
+                    waiting.append((more, its_weight))
+                    continue
                 row += more
                 weight += its_weight
             rows.append(row[: length + 1])
@@ -162,32 +170,64 @@ def save(network: Network, tokenizer: Tokenizer, out: Path) -> None:
     save_network(network, out, identities[END], identities[END_OF_TEXT])
 
 
-def run(recipe: Recipe, out: Path, save_every: int) -> None:
+def started(recipe: Recipe) -> tuple[Network, Tokenizer, Iterator[float]]:
+    """A network before its first step, and the iterator that trains it."""
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe.seed)
     network = Network(recipe.shape)
+    return network, tokenizer, train_steps(recipe, network, batches(recipe, tokenizer))
+
+
+def run(recipe: Recipe, out: Path) -> None:
+    network, tokenizer, steps = started(recipe)
     print(f"{parameters(network):,} parameters: {described(recipe.shape)}", flush=True)
     began = time.monotonic()
+    first: list[float] = []
     average = 0.0
-    for step, loss in enumerate(train_steps(recipe, network, batches(recipe, tokenizer)), start=1):
+    for step, loss in enumerate(steps, start=1):
         average = loss if step == 1 else 0.98 * average + 0.02 * loss
+        if len(first) < record.FIRST:
+            first.append(loss)
         if step % 100 == 0:
             print(f"step {step} loss {average:.4f} seconds {time.monotonic() - began:.0f}", flush=True)
-        if step % save_every == 0 or step == recipe.steps:
-            save(network, tokenizer, out)
-            print(f"step {step} exact answers {exact_answers(network, tokenizer, 300):.1%}", flush=True)
+    seconds = round(time.monotonic() - began)
+    save(network, tokenizer, out)
+    made = record.Record(
+        recipe.seed, recipe.steps, seconds, record.surroundings(), first, record.digests(out)
+    )
+    record.write(made, out)
+    print(f"exact answers to fresh questions {exact_answers(network, tokenizer, 300):.1%}", flush=True)
+
+
+def check(folder: Path, count: int = record.FIRST) -> str:
+    """Why the first steps are not those that made the folder; "" when they are."""
+    made = record.read(folder)
+    if record.digests(folder) != made.sha256:
+        return "the files are not those that the training wrote"
+    recipe = Recipe(seed=made.seed, steps=made.steps)
+    if recipe != Recipe():
+        return f"made by {made.steps} steps with seed {made.seed}, which are no longer the script's own"
+    _, tokenizer, steps = started(recipe)
+    if tokenizer.to_str() != (folder / "tokenizer.json").read_text(encoding="utf-8"):
+        return "the text gives another tokenizer"
+    return record.complaint(made, list(islice(steps, count)))
 
 
 def main() -> None:
     standard = Recipe()
     parser = argparse.ArgumentParser(prog="python -m baton.tiny.train", description="Trains the tiny model.")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="train, and write this folder")
+    what.add_argument("--check", action="store_true", help="do the first steps lead to the model that ships?")
     parser.add_argument("--steps", type=int, default=standard.steps)
     parser.add_argument("--seed", type=int, default=standard.seed)
-    parser.add_argument("--save-every", type=int, default=1000, help="steps between two saved states")
     given = parser.parse_args()
-    run(Recipe(seed=given.seed, steps=given.steps), given.out, given.save_every)
+    if given.check:
+        wrong = check(model_path())
+        print(wrong or f"the first {record.FIRST} steps are those of the model that ships")
+        raise SystemExit(bool(wrong))
+    run(Recipe(seed=given.seed, steps=given.steps), given.out)
 
 
 if __name__ == "__main__":

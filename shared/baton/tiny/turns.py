@@ -1,7 +1,8 @@
 """Questions with their answers, drawn from the tables: Baton, the world, small talk.
 
 A lesson is a function from a random generator to one `Exchange`: a question, or a question and the
-ones that follow from it. `exercises` holds the lessons that compute; `corpus` mixes them all.
+ones that follow from it. `exercises` and `recall` hold the lessons that compute and that look back;
+`corpus` mixes them all.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ def loosely(rng: Random, ask: str) -> str:
     if rng.random() < 0.06:
         ask = ask.lower()
     return ask
+
+
+def in_passing(rng: Random, ask: str) -> str:
+    """A follow-up as people type it."""
+    if rng.random() < 0.35:
+        ask = ask.lower() if rng.random() < 0.5 else lowered(ask)
+    return ask.rstrip("?") if rng.random() < 0.25 else ask
 
 
 def lowered(text: str) -> str:
@@ -145,9 +153,8 @@ def capitals(rng: Random) -> Exchange:
         ask = rng.choice(
             (f"And {place}?", f"And of {place}?", f"What about {place}?", f"And the capital of {place}?")
         )
-        exchange.append(
-            Turn(ask, f"The capital of {place} is {world.CAPITALS[country]}.", f"{world.CAPITALS[country]}.")
-        )
+        city = world.CAPITALS[country]
+        exchange.append(Turn(in_passing(rng, ask), f"The capital of {place} is {city}.", f"{city}."))
     return exchange
 
 
@@ -181,7 +188,7 @@ def translations(rng: Random) -> Exchange:
     exchange = [translation(rng, english, order[0])]
     for index in order[1 : rng.choice((1, 1, 2, 3))]:
         ask = rng.choice(("And in {}?", "And {}?", "What about {}?", "In {}?")).format(world.LANGUAGES[index])
-        exchange.append(Turn(ask, *translated(english, index)))
+        exchange.append(Turn(in_passing(rng, ask), *translated(english, index)))
     return exchange
 
 
@@ -245,7 +252,7 @@ def colours(rng: Random) -> Exchange:
     )
     exchange = [colour_answer(loosely(rng, ask.format(colour_word, things[0])), things[0])]
     if rng.random() < 0.25:
-        exchange.append(colour_answer(f"And {things[1]}?", things[1]))
+        exchange.append(colour_answer(in_passing(rng, f"And {things[1]}?"), things[1]))
     return exchange
 
 

@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(seed: int, sample: int = 20_000) -> Tokenizer:
-    """Trains the merges on the first `sample` documents of the corpus."""
+    """Trains the merges on the first `sample` documents of the corpus, drills of random words left out."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -47,7 +47,8 @@ def build_tokenizer(seed: int, sample: int = 20_000) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(map(as_text, islice(documents(seed), sample)), trainer)
+    texts = (as_text(document) for document in islice(documents(seed), sample) if not document.given)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -58,7 +59,7 @@ def as_text(document: Document) -> str:
 def segments(document: Document) -> list[tuple[str, bool]]:
     """The document as the chat template writes it, cut so that what the model itself must write is marked."""
     if document.text:
-        return [(document.text + END_OF_TEXT, True)]
+        return [(document.given, False), (document.text + END_OF_TEXT, True)]
     parts: list[tuple[str, bool]] = []
     for message in document.messages:
         own = message.role == "assistant"
