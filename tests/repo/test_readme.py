@@ -56,7 +56,7 @@ def runs(command: Command) -> bool:
 
 
 class Up:
-    """`baton up` as it is typed, but for its port; and a `baton` on the path, as an installation puts there."""
+    """`baton up` as it is typed, but for its port; and a `baton` on the path, as installations have it."""
 
     def __init__(self, directory: Path) -> None:
         with socket.socket() as probe:
