@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis  # noqa: F401  # pytest's plugin would import it late, which CPython 3.11 may fail at
 import pytest
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
-    """One whole Baton for all tests that leave it as they found it."""
+    """One whole Baton for all tests that leave it as they found it; Ctrl-C ends it and leaves nothing."""
     with Running("--prefill", "1", "--decode", "2") as running:
         yield running
+        family = running.family()
+        assert running.stop() == 0
+        left = [words for pid, words in family.items() if Path(f"/proc/{pid}").exists()]
+        assert left == []
