@@ -11,11 +11,14 @@ TORCH ?= 2.13.0
 
 RUN := $(VENV)/bin/python -m
 STAMP := $(VENV)/.baton-installed
+# What serving needs is less than what working on it needs, and is there sooner.
+LOCAL := $(VENV)/.baton-local
+CLIENTS := $(VENV)/.baton-clients
 # An environment shared with another clone must still see this one's code.
 export PYTHONPATH := $(CURDIR)/services:$(CURDIR)/shared
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check style types layers size manifests format clean
+.PHONY: help setup run clients test check style types layers size manifests format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -23,13 +26,24 @@ help: ## List the targets
 setup: $(STAMP) ## Make the environment; does nothing while pyproject.toml is unchanged
 
 $(STAMP): pyproject.toml .ci/setup
-	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/setup $(VENV)
+	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/setup $(VENV) dev
+	@touch $@ $(LOCAL)
+
+$(LOCAL): pyproject.toml .ci/setup
+	@echo "installing what Baton needs into $(VENV); this happens once"
+	PYTHON=$(PYTHON) TORCH=$(TORCH) .ci/setup $(VENV) local
 	@touch $@
 
-run: setup ## Serve the tiny model on http://localhost:8000: a prefill and a decode pod; Ctrl-C ends it
-	@$(RUN) baton.cli up $(ARGS)
+$(CLIENTS): .ci/setup
+	PYTHON=$(PYTHON) .ci/setup $(VENV) clients
+	@touch $@
 
-test: setup ## Run the tests that need neither a GPU nor a cluster
+run: $(LOCAL) ## Serve the tiny model on http://localhost:8000: router, pods, Redis; Ctrl-C ends all of it
+	@exec $(RUN) baton.cli up $(ARGS)
+
+clients: setup $(CLIENTS) ## LangChain and LiteLLM, in an environment beside the project's, for their tests
+
+test: setup clients ## Run the tests that need neither a GPU nor a cluster
 	$(RUN) pytest $(ARGS)
 
 check: style types layers size ## Everything that must hold before the tests run
