@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, str] = {
 }
 """What can be listed: name → `module:class`. Services add their settings class here."""
 
-SERVICES = ("prefill", "decode")
+SERVICES = ("router", "prefill", "decode")
 """Those that run as pods, in the order of the reference."""
 
 

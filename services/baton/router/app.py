@@ -54,7 +54,14 @@ class App:
     page: Page | None = None
 
     def main(self) -> ASGIApp:
-        """Everything; /metrics only if it has no port of its own."""
+        """Everything; /metrics and the page only if they have no port of their own."""
+        return self._main(None if self.settings.ui.port else self.page)
+
+    def beside(self) -> ASGIApp:
+        """What the page's own port serves: the page, and all that it asks."""
+        return self._main(self.page)
+
+    def _main(self, page: Page | None) -> ASGIApp:
         post = partial(Post, doors=self._doors())
         posts = {
             "/v1/chat/completions": post("chat", partial(self._generate, read_chat)),
@@ -67,8 +74,8 @@ class App:
         routes += [Route("/v1/models", self._models), *self.probes.routes(), *self.probes.debug_routes()]
         if not self.settings.http.metrics_port:
             routes.append(self.probes.metrics_route())
-        if self.page is not None:
-            routes += self.page.routes()
+        if page is not None:
+            routes += page.routes()
         app: ASGIApp = application(routes)
         if self.settings.cors.origins:
             app = CORSMiddleware(

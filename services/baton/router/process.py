@@ -48,11 +48,15 @@ async def run(settings: RouterSettings) -> None:
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http))
         if port := settings.http.metrics_port:
             await stack.enter_async_context(HttpServer(app.operations(), settings.http, port))
+        if app.page is not None and (port := settings.ui.port):
+            await stack.enter_async_context(HttpServer(app.beside(), settings.http, port))
         log.info("listening", extra={"port": http.port})
         await first_of(stop.wait(), http.ended.wait())
         if http.ended.is_set() and not stop.is_set():
             raise WorkerDied("the HTTP server ended by itself")
         log.info("draining", extra={"requests": app.gate.inside})
+        if app.page is not None:
+            app.page.close()
         await first_of(app.gate.drain(settings.limits.drain_s), hurry.wait())
         app.gate.end_all()
     log.info("stopped")

@@ -118,6 +118,12 @@ class UiSettings:
 
     enabled: bool = True
     """Whether it is served."""
+    port: int = 0
+    """A port of its own, which serves the whole API too, since the page asks it; 0 serves it on the first."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InvalidSetting("port", f"must be between 0 and 65535, not {self.port}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

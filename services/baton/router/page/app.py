@@ -36,6 +36,10 @@ class Page:
         folder = resources.files(__package__).joinpath("static")
         self._files = {name: folder.joinpath(name).read_bytes() for name in KINDS}
 
+    def close(self) -> None:
+        """Let every page that is open go: it asks again, another router perhaps."""
+        self._feed.close()
+
     def routes(self) -> list[Route]:
         return [
             Route("/ui", self._to_folder),
