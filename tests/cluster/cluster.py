@@ -104,9 +104,7 @@ class Release:
             "items"
         ]
         kept = [
-            pod
-            for pod in found
-            if "deletionTimestamp" not in pod["metadata"] and (not ready or _ready(pod))
+            pod for pod in found if "deletionTimestamp" not in pod["metadata"] and (not ready or _ready(pod))
         ]
         return sorted(kept, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
@@ -141,10 +139,13 @@ class Release:
     def fetch(self, path: str, component: str = "router", port: int = 8000) -> str:
         """GET from inside one of the component's pods, of itself."""
         pod = self.pods(component)[-1]["metadata"]["name"]
-        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{path}', timeout=10).read().decode())"
+        url = f"http://127.0.0.1:{port}{path}"
+        code = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=10).read().decode())"
         return self.kubectl("exec", pod, "--", "python3", "-c", code)
 
-    def pod(self, name: str, command: Sequence[str], labels: dict[str, str] | None = None, **more: Any) -> None:
+    def pod(
+        self, name: str, command: Sequence[str], labels: dict[str, str] | None = None, **more: Any
+    ) -> None:
         """Start a pod of the router's image that is nobody's."""
         security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         container = {"name": "main", "image": self.images.router, "command": list(command)}

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-
 from tests.cluster.cluster import Release, run
 
 

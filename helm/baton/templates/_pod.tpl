@@ -170,12 +170,13 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{- /* Ready says whether to send work here; live only that the process turns: neither asks Redis or another pod. */ -}}
+{{- /* Ready says whether to send work here; live only that the process turns: neither asks Redis.
+A router that has lost its last decode pod stays in its Service for half a minute: its requests wait for another. */ -}}
 {{- define "baton.probes" -}}
 {{- $start := eq .component "router" | ternary "/livez" "/readyz" -}}
 {{- $port := eq .component "prefill" | ternary "http" "metrics" -}}
 startupProbe: {httpGet: {path: {{ $start }}, port: {{ $port }}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: {{ .values.startupSeconds }}}
-readinessProbe: {httpGet: {path: /readyz, port: {{ $port }}}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}
+readinessProbe: {httpGet: {path: /readyz, port: {{ $port }}}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: {{ eq .component "router" | ternary 15 2 }}}
 livenessProbe: {httpGet: {path: /livez, port: {{ $port }}}, periodSeconds: 10, timeoutSeconds: 10, failureThreshold: 6}
 {{- end }}
 

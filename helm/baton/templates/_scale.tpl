@@ -63,7 +63,7 @@ threshold: "4096"
 query: {{ printf "10 * (sum(baton_pages{%s,state=\"used\"}) / scalar(avg(sum by (pod) (baton_pages{%s})))) + sum(baton_waiting{%s})" .pods .pods .pods | quote }}
 threshold: "7"
 {{- else -}}
-query: {{ printf "sum(rate(baton_requests_total{%s}[1m]))" .pods | quote }}
+query: {{ printf "sum(rate(baton_router_requests_total{%s}[1m]))" .pods | quote }}
 threshold: "200"
 {{- end }}
 {{- end }}

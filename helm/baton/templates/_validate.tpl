@@ -6,7 +6,7 @@
 {{- if contains "@" $v.redis.url }}{{ fail "redis.url: a URL with a password belongs in a secret: redis.existingSecret" }}{{ end -}}
 {{- if lt (int $v.router.drainSeconds) (int $v.decode.drainSeconds) }}{{ fail (printf "router.drainSeconds: streams end in the router, so it must be at least decode.drainSeconds (%v), not %v" $v.decode.drainSeconds $v.router.drainSeconds) }}{{ end -}}
 {{- if and (eq $v.model.id "tiny") (ne $v.model.loadFormat "auto") }}{{ fail "model.loadFormat: the tiny model brings its weights; dummy is for other shapes" }}{{ end -}}
-{{- if and (hasPrefix "/" $v.model.id) (not (hasPrefix (printf "%s/" $v.modelCache.mountPath) $v.model.id)) (not (or $v.prefill.extraVolumeMounts $v.decode.extraVolumeMounts)) }}{{ fail (printf "model.id: %s is not below modelCache.mountPath (%s), and no extraVolumeMounts bring it" $v.model.id $v.modelCache.mountPath) }}{{ end -}}
+{{- if and (hasPrefix "/" $v.model.id) (not (hasPrefix (printf "%s/" $v.modelCache.mountPath) $v.model.id)) (not (hasPrefix "/opt/baton/" $v.model.id)) (not (or $v.prefill.extraVolumeMounts $v.decode.extraVolumeMounts)) }}{{ fail (printf "model.id: %s is not below modelCache.mountPath (%s), and no extraVolumeMounts bring it" $v.model.id $v.modelCache.mountPath) }}{{ end -}}
 {{- if and (eq $v.modelCache.type "hostPath") (not $v.modelCache.hostPath) }}{{ fail "modelCache.hostPath: which directory of the node?" }}{{ end -}}
 {{- if and (ne $v.modelCache.type "pvc") $v.modelCache.existingClaim }}{{ fail "modelCache.existingClaim: needs modelCache.type pvc" }}{{ end -}}
 {{- if and (eq $v.modelCache.type "pvc") (not $v.modelCache.existingClaim) $v.modelCache.readOnly }}{{ fail "modelCache.existingClaim: a claim that is only read must be there already" }}{{ end -}}

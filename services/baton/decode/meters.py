@@ -48,6 +48,9 @@ class Meters:
         metrics.gauge("baton_waiting", "Sequences that wait for a place.").set_function(
             lambda: load().waiting
         )
+        metrics.gauge(
+            "baton_prefill_tokens_queued", "Prompt tokens that are still to be computed here."
+        ).set_function(lambda: load().prefill_tokens_queued)
         pages = metrics.gauge(
             "baton_pages", "Pages of the pool: free, cached (given up when needed) and used.", ("state",)
         )

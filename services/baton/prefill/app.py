@@ -39,6 +39,8 @@ class App:
         gauge("baton_waiting", "Legs that wait for a place.").set_function(
             lambda: self.worker.load.waiting if self.worker.load else 0
         )
+        queued = gauge("baton_prefill_tokens_queued", "Prompt tokens that are still to be computed here.")
+        queued.set_function(lambda: self.worker.load.prefill_tokens_queued if self.worker.load else 0)
         gauge("baton_decode_workers", "Decode workers that are in touch.").set_function(
             lambda: len(self.desk.visitors) if self.desk else 0
         )

@@ -71,6 +71,11 @@ class Meters:
             buckets.REQUEST_SECONDS,
             ("side",),
         )
+        self._predicted = metrics.histogram(
+            "baton_router_predicted_ttft_seconds",
+            "The time to the first token that each placement expected.",
+            buckets.REQUEST_SECONDS,
+        )
         gain = metrics.counter(
             "baton_router_disaggregation_seconds_total",
             "Time to first tokens that prefilling elsewhere was expected to gain, or lose.",
@@ -81,6 +86,7 @@ class Meters:
 
     def placed(self, decision: Decision) -> None:
         (self._local if decision.local else self._apart).inc()
+        self._predicted.observe(decision.predicted_ttft_s)
         if decision.gain_ttft_s:
             (self._gained if decision.gain_ttft_s > 0 else self._lost).inc(abs(decision.gain_ttft_s))
 

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
-from baton.router.relay.trail import Placement
 
 from baton.core.clock import Clock
 from baton.router.page import frames
 from baton.router.page.course import Course, Reading
 from baton.router.page.frames import Frame
+from baton.router.relay.trail import Placement
 from baton.state import Fleet
 
 log = logging.getLogger(__name__)
