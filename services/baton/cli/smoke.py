@@ -92,7 +92,8 @@ class Asker:
         at = urlsplit(self.decode)
         assert at.hostname is not None
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
-        return sorted(f"http://{address[4][0]}:{address[4][1]}" for address in found)
+        hosts = {str(address[4][0]) for address in found}
+        return sorted(f"http://{host}:{at.port or 80}" for host in hosts)
 
     def figures(self, pods: Sequence[str]) -> str:
         """All their metrics, as text."""

@@ -96,10 +96,11 @@ class Products:
     def _fastest(self, weights: Sequence[Tensor], count: int) -> tuple[Best | None, str]:
         """The best form's tile and grid, None for cuBLAS; and what each took."""
         took = self.tried(weights, count)
-        plain = took.pop(None)
-        best = min(took, key=lambda one: took[one])
-        said = ", ".join(f"{rows}x{cluster}/{grid} {us:.1f}" for (rows, cluster, grid), us in took.items())
-        return (best if took[best] < WORTH * plain else None), f"cuBLAS {plain:.1f}, {said} us"
+        plain = took[None]
+        ours = {form: us for form, us in took.items() if form is not None}
+        best = min(ours, key=lambda one: ours[one])
+        said = ", ".join(f"{rows}x{cluster}/{grid} {us:.1f}" for (rows, cluster, grid), us in ours.items())
+        return (best if ours[best] < WORTH * plain else None), f"cuBLAS {plain:.1f}, {said} us"
 
     def tried(self, weights: Sequence[Tensor], count: int) -> dict[Best | None, float]:
         """Median µs of each way to multiply `count` rows; None is cuBLAS."""
@@ -132,7 +133,7 @@ class Products:
                 end.synchronize()
                 times.append(begin.elapsed_time(end))
         torch.cuda.current_stream().wait_stream(stream)
-        return statistics.median(times) * 1000 / LAUNCHES
+        return float(statistics.median(times)) * 1000 / LAUNCHES
 
     def _path(self, shapes: dict[tuple[int, int], list[Tensor]], counts: Sequence[int]) -> Path:
         """Where measurements of these shapes on such a device by these sources are kept."""

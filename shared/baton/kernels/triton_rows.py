@@ -82,7 +82,7 @@ def scale_rows(
     x, out, scales, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, DEPTH: tl.constexpr, BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Each row divided by its scale, so that its largest value becomes LARGEST, and rounded. Reads it twice."""
+    """Each row divided by its scale, so that its largest value becomes LARGEST, and rounded; read twice."""
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     if PDL:
