@@ -47,7 +47,7 @@ def check(products: Products, weight: torch.Tensor, count: int) -> None:
         bias = torch.randn(len(few), device="cuda").bfloat16()
         for form in forms(count):
             product = products._load(form)
-            for b, grid in ((None, 0), *((bias, grid) for grid in product.spreads(len(few)))):
+            for b, grid in ((None, 0), *((bias, grid) for grid in product.spreads(few))):
                 want = x.double() @ few.double().T + (0 if b is None else b.double())
                 got = [product(x, few, b, grid).clone() for _ in range(3)]
                 error = float((got[0].double() - want).norm() / want.norm())

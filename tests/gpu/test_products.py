@@ -46,7 +46,7 @@ def test_every_form_and_grid_matches_float64_and_repeats_bit_for_bit(tokens: int
             for count in (tokens, tokens - 7):
                 x = torch.randn(count, weight.shape[1], device="cuda").bfloat16()
                 want = x.double() @ weight.double().T
-                for grid in product.spreads(len(weight)):
+                for grid in product.spreads(weight):
                     got = product(x, weight, None, grid)
                     assert (got.double() - want).norm() / want.norm() < 3e-3, (form, weight.shape, grid)
                     for _ in range(2):

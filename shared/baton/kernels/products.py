@@ -108,7 +108,7 @@ class Products:
         took: dict[Best | None, float] = {None: self.replayed(F.linear, weights, wide)}
         for form in forms(count):
             product = self._load(form)
-            for grid in product.spreads(len(weights[0])):
+            for grid in product.spreads(weights[0]):
                 call = partial(_on, product, grid)
                 took[form.rows, form.cluster, grid] = self.replayed(call, weights, wide)
         return took

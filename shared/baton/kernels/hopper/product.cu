@@ -128,10 +128,12 @@ __device__ __forceinline__ void cluster_meets() {
     }
 }
 
-// Where cluster `c`'s run of the line begins. Pieces shorter than LEAST fall to the neighbour.
+// Where cluster `c`'s run of the line begins. Pieces shorter than LEAST fall to the neighbour, unless every cluster
+// must have one.
 __device__ __forceinline__ int run_begin(const Product& p, int c, int clusters) {
     const int at = static_cast<int>(static_cast<int64_t>(p.tiles) * p.steps * c / clusters);
     const int piece = at % p.steps;
+    if (p.shares > 1) return at;
     if (piece < LEAST) return at - piece;
     return p.steps - piece < LEAST ? at + p.steps - piece : at;
 }

@@ -82,10 +82,11 @@ class Product:
             return f"{rows} x {depth} is no whole number of tiles"
         return None if find_nvcc() is not None or Form(16, 128, 1).path().exists() else "nvcc was not found"
 
-    def spreads(self, rows: int) -> tuple[int, ...]:
-        """Grids worth trying for so many weight rows: all blocks evenly, or a whole number for each tile."""
+    def spreads(self, weight: Tensor) -> tuple[int, ...]:
+        """Grids worth trying for a weight: all blocks evenly, or a whole number for each tile."""
+        rows, depth = weight.shape
         clusters, tiles = self._kernel.grid // self.form.cluster, self._tiles(rows)
-        each = min(_MOST_SHARES, clusters // tiles)
+        each = min(_MOST_SHARES, clusters // tiles, depth // _DEPTH)
         found = {clusters, *(tiles * n for n in (each, (each + 1) // 2, 1) if n)}
         return tuple(self.form.cluster * count for count in sorted(found, reverse=True))
 
@@ -111,7 +112,7 @@ class Product:
             out=out.data_ptr(), bias=None if bias is None else bias.data_ptr(),
             parts=self._scratch.parts.data_ptr(), left=self._scratch.left.data_ptr(), tokens=tokens,
             rows=rows, steps=depth // _DEPTH, tiles=tiles, stride=rows,
-            shares=0 if uneven or shares > _MOST_SHARES else shares,
+            shares=0 if uneven or shares > min(_MOST_SHARES, depth // _DEPTH) else shares,
         )  # fmt: skip
         with torch.cuda.device(x.device):
             self._kernel.launch(
