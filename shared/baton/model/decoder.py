@@ -75,8 +75,8 @@ def load(
 ) -> Decoder:
     """Build this rank's share and fill it; `most_rows` is that of batches to be multiplied fast. With
     `quantization` fp8 the layers' dense matrices are kept in eight bits; head, router and experts stay.
-    Raises WeightMismatch when the checkpoint does not fit, InvalidSetting when the model cannot be split over so
-    many ranks."""
+    Raises WeightMismatch when the checkpoint does not fit, InvalidSetting when the model cannot be split over
+    so many ranks."""
     storage = Storage(device, dtype)
     builder = _Builder(config, ranks, kernels, storage)
     decoder = builder.decoder()
