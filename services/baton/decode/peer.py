@@ -60,7 +60,7 @@ class Peer:
         self._retired: deque[str] = deque(maxlen=RETIRED_KEPT)
         """Incarnations that were replaced: they are not believed any more."""
         self._secret = secret
-        self._heard_at = 0.0
+        self._heard_at = float("-inf")
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,7 +88,7 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         """It is told, so that it ends at once what it does for us."""
-        there = self.ready
+        there = time.monotonic() - self._heard_at < pods.SILENCE_S
         self.drop("it is no peer any more")
         if there:
             self.send(pods.Refused("this decode worker needs no more of it"))
