@@ -62,7 +62,7 @@ def placed(model: ServedModel, way: str, **more: Any) -> Placed:
     raw = json.dumps({**told, **body, **more, "stream": True}).encode()
     asked = READ[endpoint](raw, model, id="r", created=1).seeded()
     requests = tuple(replace(one, identities=()) for one in asked.requests(16, ""))
-    texts = tuple(asked.prompts[i // asked.shape.n].text for i in range(len(requests)))
+    texts = tuple(prompt.text for prompt in asked.prompts)
     return Placed(id="router-1", shape=asked.shape, requests=requests, texts=texts)
 
 

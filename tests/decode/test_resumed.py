@@ -116,7 +116,7 @@ def resumed(work: Work, delivered: dict[int, Delivered]) -> Work:
         for index, one in enumerate(work.requests)
     )
     ended = tuple(index for index, one in delivered.items() if one.ended)
-    texts = tuple(prompt.text for prompt in work.prompts)
+    texts = tuple(prompt.text for prompt in work.prompts[:: work.shape.n])
     sent = Placed(
         id="r", shape=work.shape, requests=requests, texts=texts, ended=ended, resumes=bool(delivered)
     )

@@ -53,7 +53,8 @@ def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
         for index, one in enumerate(placed.requests)
     )
     prompts = tuple(
-        Prompt(one.token_ids, text) for one, text in zip(placed.requests, placed.texts, strict=True)
+        Prompt(one.token_ids, placed.texts[index // placed.shape.n])
+        for index, one in enumerate(placed.requests)
     )
     return Work(
         shape=placed.shape, requests=requests, prompts=prompts, ended=frozenset(placed.ended),
@@ -72,8 +73,8 @@ def _check(placed: Placed, facts: EngineFacts) -> None:
     shape, count = placed.shape, len(placed.requests)
     if not count or shape.n < 1 or count % shape.n:
         raise InvalidField("requests", f"{count} of them for answers with {shape.n} choices to a prompt")
-    if len(placed.texts) != count:
-        raise InvalidField("texts", f"{len(placed.texts)} for {count} requests")
+    if len(placed.texts) != count // shape.n:
+        raise InvalidField("texts", f"{len(placed.texts)} for {count // shape.n} prompts")
     if any(not 0 <= index < count for index in placed.ended):
         raise InvalidField("ended", f"names a choice that is none of {count}")
     resumed = placed.ended or any(one.generated for one in placed.requests)

@@ -15,6 +15,7 @@ from baton.core.clock import Clock
 from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused
 from baton.core.types import Request
 from baton.http import Exchange
+from baton.http.body import header
 from baton.openai import Asked, EventRelay
 from baton.protocol.placed import Placed, encode
 from baton.router.meters import Meters
@@ -32,6 +33,9 @@ from baton.router.wire import Pool
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
 EXPLAIN = b"x-baton-explain"
+"""`true` tells in the answer's head where it was placed and why."""
+TIMELINE = b"x-baton-timeline"
+"""`true` has the pod tell in the answer when what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,8 @@ class Errand:
         self._wait_s = FIRST_WAIT_S
         self._lender = ""
         """The pod out of whose pool the prompt's prefix may be read."""
-        self._explained = any(
-            name == EXPLAIN and value == b"true" for name, value in exchange.scope["headers"]
-        )
+        self._explained = header(exchange.scope, EXPLAIN) == "true"
+        self._timed = header(exchange.scope, TIMELINE) == "true"
         self.ttft_s: float | None = None
         self.counted = Counted(_prompt_tokens(self._requests, asked))
 
@@ -191,6 +194,7 @@ class Errand:
             resumes=bool(self._relay.relayed),
             prefill=decision.prefill,
             lender=self._lender,
+            timeline=self._timed,
         )
 
     # ---- and back ----
