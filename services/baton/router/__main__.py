@@ -12,13 +12,15 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import uvloop
 
 from baton.core.errors import BatonError, Misconfigured
 from baton.core.settings import from_command_line
-from baton.router.process import run
+from baton.router.process import Share, run
 from baton.router.settings import RouterSettings
+from baton.router.workers import Workers
 from baton.telemetry import logging_to
 
 log = logging.getLogger("baton.router")
@@ -34,15 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 2
     with logging_to(settings=settings.logs, service="router"):
+        if settings.workers == 1:
+            return _serve(settings, Share())
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(run(settings))
+            return Workers(settings, partial(_serve, settings)).run()
         except Misconfigured as error:
             log.error("cannot start: %s", error)
             return 2
-        except BatonError as error:
-            log.error("stopped: %s", error)
-            return 1
+
+
+def _serve(settings: RouterSettings, share: Share) -> int:
+    """One process's whole life."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings, share))
+    except Misconfigured as error:
+        log.error("cannot start: %s", error)
+        return 2
+    except BatonError as error:
+        log.error("stopped: %s", error)
+        return 1
     return 0
 
 

@@ -87,6 +87,10 @@ class App:
         """What the second port serves."""
         return application([*self.probes.routes(), self.probes.metrics_route()])
 
+    def own(self) -> Starlette:
+        """What siblings ask of one process."""
+        return application([self.probes.own_route()])
+
     def _doors(self) -> Doors[Key]:
         return Doors(
             self.gate.admit,

@@ -14,11 +14,11 @@ from starlette.routing import Route
 from baton.core.clock import Clock
 from baton.core.version import version
 from baton.router.entry import Admission, Gate
-from baton.router.gauges import Gauges
+from baton.router.exposed import Exposed
 from baton.router.placement import Query, Reason, Refusal
 from baton.router.pods import Pods
 from baton.router.relay import Trail
-from baton.telemetry import CONTENT_TYPE, Metrics
+from baton.telemetry import CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,7 @@ class Probes:
     admission: Admission
     pods: Pods
     trail: Trail
-    metrics: Metrics
-    gauges: Gauges
+    exposed: Exposed
     detail: Callable[[], Mapping[str, object]]
     """How the router stands with whatever tells it of pods."""
     clock: Clock
@@ -46,6 +45,10 @@ class Probes:
 
     def metrics_route(self) -> Route:
         return Route("/metrics", self._metrics)
+
+    def own_route(self) -> Route:
+        """This process's own figures, for its siblings."""
+        return Route("/metrics", self._own)
 
     def unready(self) -> tuple[str, str] | None:
         """Why no request can be answered now: a code, and the reason in words."""
@@ -86,8 +89,10 @@ class Probes:
         return _json({"version": version()})
 
     async def _metrics(self, request: HttpRequest) -> Response:
-        self.gauges.set()
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await self.exposed.all(), media_type=CONTENT_TYPE)
+
+    async def _own(self, request: HttpRequest) -> Response:
+        return Response(self.exposed.own(), media_type=CONTENT_TYPE)
 
     async def _placements(self, request: HttpRequest) -> Response:
         now = self.clock.now()

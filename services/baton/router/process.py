@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from baton.core.clock import SystemClock
@@ -19,6 +20,7 @@ from baton.http import HttpServer
 from baton.openai import ServedModel
 from baton.router.app import App
 from baton.router.entry import Admission, Gate, KeyLimits, KeyRing
+from baton.router.exposed import Exposed
 from baton.router.gauges import Gauges
 from baton.router.kubernetes import Api, KubernetesFleet
 from baton.router.meters import Meters
@@ -35,21 +37,36 @@ from baton.telemetry import Metrics
 log = logging.getLogger("baton.router")
 
 FIRST_LOOK_S = 2.0
-"""How long the start waits for a first look at the fleet."""
+"""How long the start waits for a first look at the fleet: longer, and it starts without."""
 
 
-async def run(settings: RouterSettings) -> None:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several processes was given by the one that started them all."""
+
+    main: socket.socket | None = None
+    metrics: socket.socket | None = None
+    page: socket.socket | None = None
+    own: socket.socket | None = None
+    """On the loopback: where its siblings ask for its own figures."""
+    siblings: tuple[int, ...] = ()
+    """The ports of all of them, its own included, by number."""
+
+
+async def run(settings: RouterSettings, share: Share = Share()) -> None:
     """A router's life. Returns after a stop that was asked for; raises what else ended it."""
     stop, hurry = stop_asked()
     async with AsyncExitStack() as stack:
         base = await asyncio.to_thread(_served, settings)
-        app = await _build(settings, base, stack)
-        # Listening comes first, so that a port that is taken is noticed at once; probes answer from here on.
-        http = await stack.enter_async_context(HttpServer(app.main(), settings.http))
+        app = await _build(settings, base, stack, share)
+        http = await stack.enter_async_context(HttpServer(app.main(), settings.http, listening=share.main))
         if port := settings.http.metrics_port:
-            await stack.enter_async_context(HttpServer(app.operations(), settings.http, port))
+            second = HttpServer(app.operations(), settings.http, port, share.metrics)
+            await stack.enter_async_context(second)
         if app.page is not None and (port := settings.ui.port):
-            await stack.enter_async_context(HttpServer(app.beside(), settings.http, port))
+            await stack.enter_async_context(HttpServer(app.beside(), settings.http, port, share.page))
+        if share.own is not None:
+            await stack.enter_async_context(HttpServer(app.own(), settings.http, listening=share.own))
         log.info("listening", extra={"port": http.port})
         await first_of(stop.wait(), http.ended.wait())
         if http.ended.is_set() and not stop.is_set():
@@ -62,7 +79,7 @@ async def run(settings: RouterSettings) -> None:
     log.info("stopped")
 
 
-async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitStack) -> App:
+async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitStack, share: Share) -> App:
     clock, metrics, trail = SystemClock(), Metrics(), Trail()
     meters = Meters(metrics, settings.placement.policy)
     keys = KeyRing(settings.keys.file, clock)
@@ -77,6 +94,8 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
         api = Api(its.selector, namespace=its.namespace, url=its.api)
         discovery = KubernetesFleet(api, its.port_name, pool, lambda: mirror.fleet, clock)
         await stack.enter_async_context(discovery)
+    # Not before listening: a process that shares its port is sent requests from that moment.
+    await first_of(_looked(discovery), clock.sleep(FIRST_LOOK_S))
     pods = Pods(discovery, mirror.index, mirror.loads, catalog, pool, settings.placement, clock)
     admission = Admission(settings.admission, clock, meters)
     gate = Gate(keys, KeyLimits(clock), admission)
@@ -100,7 +119,8 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
         return told
 
     gauges = Gauges(metrics, pods, admission, mirror)
-    probes = Probes(gate, admission, pods, trail, metrics, gauges, detail, clock)
+    exposed = Exposed(metrics, gauges, pool, share.siblings)
+    probes = Probes(gate, admission, pods, trail, exposed, detail, clock)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
         _background(stack, work)
     understanding = Understanding(pods, settings.keys.shared_cache)
@@ -122,6 +142,12 @@ def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) 
         policy=settings.placement.policy, problem=problem, clock=probes.clock,
     )  # fmt: skip
     return Feed(sources, probes.clock)
+
+
+async def _looked(discovery: LeaseBoard | KubernetesFleet) -> None:
+    """Until it is known who there is, be it nobody."""
+    while not discovery.looked:
+        await asyncio.sleep(0.01)
 
 
 def _background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:

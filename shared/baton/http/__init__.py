@@ -8,7 +8,7 @@ from baton.http.body import expect, read_body
 from baton.http.post import Doors, Exchange, Post
 from baton.http.presence import while_present
 from baton.http.reply import Reply
-from baton.http.server import HttpServer
+from baton.http.server import HttpServer, listen
 from baton.http.settings import HttpSettings
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Reply",
     "application",
     "expect",
+    "listen",
     "read_body",
     "while_present",
 ]

@@ -27,9 +27,16 @@ FLUSH_S = 2
 class HttpServer:
     """Use as `async with HttpServer(app, settings) as server`: listening inside, stopped after."""
 
-    def __init__(self, app: ASGIApp, settings: HttpSettings, port: int | None = None) -> None:
-        """`port` where it is another than the settings' first."""
-        self._socket = _bind(settings.host, settings.port if port is None else port)
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: HttpSettings,
+        port: int | None = None,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """`port` where it is another than the settings' first; `listening` where a socket listens already,
+        shared by several processes."""
+        self._socket = listening or listen(settings.host, settings.port if port is None else port)
         self.port: int = self._socket.getsockname()[1]
         self.ended = asyncio.Event()
         """Set when it serves no more, also by a fault of its own."""
@@ -73,7 +80,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; InvalidSetting when it cannot."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]

@@ -66,6 +66,11 @@ class LeaseBoard:
         return self._fleet
 
     @property
+    def looked(self) -> bool:
+        """They have been read at least once."""
+        return self._read_at is not None
+
+    @property
     def health(self) -> BoardHealth:
         since = self._made_at if self._read_at is None else self._read_at
         return BoardHealth(

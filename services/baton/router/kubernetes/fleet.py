@@ -45,6 +45,7 @@ class KubernetesFleet:
         self._leases = leases
         self._clock = clock
         self._fleet = Fleet()
+        self._polled = False
         self._merged = -1
         """Version of the leases that are in it."""
         self._told: dict[str, tuple[WorkerLease, float]] = {}
@@ -61,6 +62,11 @@ class KubernetesFleet:
         if self._leases().version != self._merged:
             self._publish()
         return self._fleet
+
+    @property
+    def looked(self) -> bool:
+        """Every pod that is listed was asked once."""
+        return self._polled
 
     @property
     def health(self) -> WatchHealth:
@@ -96,6 +102,7 @@ class KubernetesFleet:
             due = [pod for pod in self.watch.pods.values() if pod.address and self._due(pod)]
             await asyncio.gather(*(self._ask(pod) for pod in due))
             self._publish()
+            self._polled = self.watch.health.synced
             try:
                 async with asyncio.timeout(POLL_S / 4 if self._unknown() else POLL_S):
                     await self._woken.wait()
