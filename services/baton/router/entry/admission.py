@@ -1,8 +1,8 @@
 """The queue before the pods: so many requests under way, so many waiting, the rest refused at once.
 
 Who goes next: the key of the lowest priority number; of those the one with the fewest requests under
-way, so that one that floods the queue waits behind its own; within a key the request of the lowest
-priority, then the oldest.
+way, then the one that was served longest ago, so that one that floods the queue waits behind its own;
+within a key the request of the lowest priority, then the oldest.
 Deadlines are the caller's: a wait that is cancelled leaves no trace.
 """
 
@@ -31,6 +31,8 @@ class Admission:
         self._order = count()
         self._queues: dict[Key, list[_Waiter]] = {}
         self._by_key: dict[str, int] = {}
+        self._served: dict[str, int] = {}
+        """When each key was let in last, as a place in the order of all."""
         self.running = 0
         self.waiting = 0
 
@@ -82,6 +84,7 @@ class Admission:
 
     def _take(self, key: Key) -> None:
         self.running += 1
+        self._served[key.name] = next(self._order)
         self._by_key[key.name] = self._by_key.get(key.name, 0) + 1
 
     def _release(self, key: Key) -> None:
@@ -97,7 +100,12 @@ class Admission:
         while self.waiting and self.running < self._settings.max_running:
             key = min(
                 self._queues,
-                key=lambda one: (one.priority, self._by_key.get(one.name, 0), self._queues[one][0][1]),
+                key=lambda one: (
+                    one.priority,
+                    self._by_key.get(one.name, 0),
+                    self._served.get(one.name, -1),
+                    self._queues[one][0][1],
+                ),
             )
             _, _, turn = heappop(self._queues[key])
             if not self._queues[key]:

@@ -112,6 +112,8 @@ class Connection(asyncio.Protocol):
         self._held = False
         if self._sink is not None:
             self._drain()
+            if self._sunk or self._complete:
+                self._wake()
         if self._paused and not self._held and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
