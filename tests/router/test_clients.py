@@ -97,10 +97,12 @@ def test_the_reasons_of_a_placement_are_told_to_who_asks(
     body = {"messages": TALK, "max_tokens": 3}
     plain = http.post("/v1/chat/completions", json=body)
     asked = http.post("/v1/chat/completions", json=body, headers={"x-baton-explain": "true"})
+    http.post("/v1/chat/completions", json=body, headers={"x-baton-timeline": "true"})
+    assert sum(placed.timeline for worker in workers for placed in worker.received) == 1
     assert "x-baton-decode" not in plain.headers
     assert asked.headers["x-baton-decode"] in ("w1", "w2") and asked.headers["x-baton-prefill"] == "local"
     assert float(asked.headers["x-baton-predicted-ttft-ms"]) >= 0
-    newest = http.get("/debug/placements").json()["placements"][0]
+    newest = http.get("/debug/placements").json()["placements"][1]
     assert newest["request"] == asked.headers["x-request-id"] and newest["outcome"] == "completed"
     assert {one["decode"] for one in newest["candidates"]} == {"w1", "w2"}
 
