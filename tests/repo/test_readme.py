@@ -227,7 +227,7 @@ def test_what_is_typed_exists(command: Command) -> None:
 
 def test_make_run_is_baton_up() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.search(r"^run: setup.*\n\t@?\$\(RUN\) baton\.cli up \$\(ARGS\)$", makefile, re.M)
+    assert re.search(r"^run: \$\(LOCAL\).*\n\t@(exec )?\$\(RUN\) baton\.cli up \$\(ARGS\)$", makefile, re.M)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
