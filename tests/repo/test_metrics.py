@@ -1,4 +1,4 @@
-"""Every metric that a running process exports is explained in the docs, and every one explained there exists."""
+"""Every metric that a process exports is explained in the docs, and every one explained there exists."""
 
 from __future__ import annotations
 
