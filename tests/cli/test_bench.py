@@ -164,3 +164,8 @@ def test_benches_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixtu
     assert "offline" in capsys.readouterr().out
     assert main(["bench", "ofline"]) == 2
     assert "did you mean offline?" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "online", "--url", "http://127.0.0.1:9"]) == 1
+    assert "no server answers on http://127.0.0.1:9" in capsys.readouterr().err

@@ -26,7 +26,7 @@ import numpy as np
 
 from baton.cli.bench.plot import page
 from baton.cli.bench.work import Range, Work
-from baton.core.errors import Failed
+from baton.core.errors import Failed, PeerLost
 
 DEADLINE_S = 300.0
 """No request is waited for longer."""
@@ -76,7 +76,7 @@ async def _run(args: argparse.Namespace, work: Work) -> list[Seen]:
         at += chance.expovariate(args.rate)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=args.url, timeout=DEADLINE_S, limits=limits) as client:
-        model = args.model or (await client.get("/v1/models")).json()["data"][0]["id"]
+        model = args.model or await _first_model(client)
         await _ask(client, model, work.prompts[0][:32], 4, args, Seen(0.0), time.perf_counter())
         began = time.perf_counter() + 0.1
         seen = [Seen(one) for one in due]
@@ -86,6 +86,17 @@ async def _run(args: argparse.Namespace, work: Work) -> list[Seen]:
         ]
         await asyncio.gather(*asked)
     return seen
+
+
+async def _first_model(client: httpx.AsyncClient) -> str:
+    try:
+        answer = await client.get("/v1/models")
+        return str(answer.json()["data"][0]["id"])
+    except httpx.HTTPError as error:
+        why = str(error) or type(error).__name__
+        raise PeerLost(f"no server answers on {client.base_url} ({why}); is it running?") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise Failed(f"{client.base_url} lists no model; name one with --model") from error
 
 
 async def _ask(

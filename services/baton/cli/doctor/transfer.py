@@ -14,11 +14,16 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baton.cli.doctor.finding import Finding, fine, note, wrong
 from baton.cli.doctor.machine import gpus
 
+if TYPE_CHECKING:
+    from baton.transfer import Agent, Measured
+
+TRIES = 4
+"""A machine that is busy with other things may be slow once, a broken path always is."""
 PATIENCE_S = 60.0
 """For making two pools and moving some gigabytes between them; torch takes most of it."""
 
@@ -106,7 +111,7 @@ def _side(end: Connection, device: str, log: str) -> None:
 
 def _serve(end: Connection, device: str, log: Path) -> None:
     from baton.transfer import Agent, PoolLayout, allocate
-    from baton.transfer.path import measure, transports
+    from baton.transfer.path import judge, transports
 
     # A page of Qwen3-8B: 2.36 MB, for which the expected rates hold.
     layout = PoolLayout(
@@ -120,16 +125,25 @@ def _serve(end: Connection, device: str, log: Path) -> None:
     end.send(agent.info())
     theirs = end.recv()  # the other side waits here until it is ended
     agent.add_peer(theirs)
-    steps = measure(agent, theirs.incarnation)
     deadline = time.monotonic() + PATIENCE_S
+    for _ in range(TRIES):
+        measured = _measured(agent, theirs.incarnation, deadline)
+        used = transports(log.read_text()) if log.exists() else {}
+        if judge(agent.place, theirs.place, measured, used).ok:
+            break
+    end.send((agent.place, theirs.place, measured, used))
+    end.recv()
+
+
+def _measured(agent: Agent, incarnation: str, deadline: float) -> Measured:
+    from baton.transfer.path import measure
+
+    steps = measure(agent, incarnation)
     while True:
         try:
             next(steps)
         except StopIteration as done:
-            measured = done.value
-            break
+            measured: Measured = done.value
+            return measured
         if time.monotonic() > deadline:
             raise TimeoutError("the transfer does not end")
-    used = transports(log.read_text()) if log.exists() else {}
-    end.send((agent.place, theirs.place, measured, used))
-    end.recv()
