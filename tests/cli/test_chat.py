@@ -158,3 +158,16 @@ def test_the_summary_counts_from_the_first_token() -> None:
 def test_a_lost_connection_is_no_traceback() -> None:
     with Client("http://127.0.0.1:9", "k", "m", Sampling()) as client, pytest.raises(PeerLost):
         list(client.ask([], Tally()))
+
+
+def test_what_pods_did_goes_before_where_it_was_sent(server: Scripted, shell: Shell) -> None:
+    timeline = {"choices": [], "baton": {"pod": "decode-2", "prefill": "prefill-1", "marks": []}}
+    headers = {"x-baton-prefill": "prefill-0,prefill-1", "x-baton-decode": "decode-2"}
+    server.answers[CHAT] = [Answer(events(delta("yes"), timeline), headers=headers)]
+    shell.answer("who?")
+    assert "prefill-1 → decode-2]" in said(shell)
+    server.answers[CHAT] = [
+        Answer(events(delta("yes")), headers={"x-baton-prefill": "local", "x-baton-decode": "d"})
+    ]
+    shell.answer("who?")
+    assert said(shell).rstrip().endswith("; d]")

@@ -73,7 +73,7 @@ class Client:
         self._model = model
         self._sampling = sampling
         timeout = httpx.Timeout(SILENT_S, connect=CONNECT_S)
-        headers = {"authorization": f"Bearer {key}", "x-baton-explain": "true"}
+        headers = {"authorization": f"Bearer {key}", "x-baton-explain": "true", "x-baton-timeline": "true"}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> Self:
@@ -144,6 +144,8 @@ def _read(data: str, tally: Tally) -> Piece:
         raise Failed(f"the server sent what is no JSON: {data[:80]!r}") from error
     if "error" in event:
         raise Failed(_told(event) or "the server failed")
+    if told := event.get("baton"):
+        tally.served = " → ".join(filter(None, (told.get("prefill"), told.get("pod")))) or tally.served
     if usage := event.get("usage"):
         tally.prompt_tokens = usage.get("prompt_tokens") or 0
         tally.tokens = usage.get("completion_tokens") or 0

@@ -331,7 +331,7 @@ async function ask(text) {
 }
 
 async function* stream(messages, seen) {
-  const headers = { "content-type": "application/json", "x-baton-explain": "true" };
+  const headers = { "content-type": "application/json", "x-baton-explain": "true", "x-baton-timeline": "true" };
   if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
   const answer = await fetch("../v1/chat/completions", {
     method: "POST", headers, signal: asking.signal,
