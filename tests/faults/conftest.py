@@ -1,4 +1,4 @@
-"""Four pods for all tests here, each of which leaves them whole, and one engine that needs no other."""
+"""Four pods for all tests here, and one engine that needs no other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from baton.tiny import model_path
 
 
 @pytest.fixture(scope="package")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with running(tmp_path_factory.mktemp("fleet"), 2, 2) as made:
         yield made
+
+
+@pytest.fixture
+def fleet(pods: Fleet) -> Fleet:
+    """With all pods alive and acquainted, whatever the test before did to them."""
+    pods.mend()
+    return pods
 
 
 @pytest.fixture(scope="package")

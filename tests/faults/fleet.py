@@ -24,7 +24,7 @@ from baton.tiny import model_path
 
 START_S = 90.0
 ENGINE = ("--engine.pages", "700", "--engine.threads", "1", "--engine.prefill_budget", "64")
-HANDOFF = ("--handoff.local_below", "8", "--handoff.timeout_s", "8")
+HANDOFF = ("--handoff.local_below", "8", "--handoff.timeout_s", "20")
 
 
 def free_port() -> int:

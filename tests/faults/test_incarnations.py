@@ -124,9 +124,9 @@ def test_what_an_old_incarnation_says_and_writes_is_for_nobody(
         impostor.write("old", leg)
         impostor.say(pods.Ended(leg.attempt, complete=True))
         assert not answers, "it was over before anything was said"
-        asking.join(30)
+        asking.join(60)
         assert answers == [want]
     finally:
         impostor.close()
         if asking.ident is not None:
-            asking.join(30)
+            asking.join(60)

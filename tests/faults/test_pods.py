@@ -12,12 +12,16 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.decode.served import await_true
 from tests.faults.fleet import DecodePod, Fleet, PrefillPod, body, until
 from tests.faults.prompts import texts, wanted
 
 from baton.engine import LLM
 
+pytestmark = pytest.mark.timeout(300)
+
+PATIENCE_S = 60.0
 SOON_S = 2.0
 """How soon after a client or a pod is gone the others are clean."""
 
@@ -59,46 +63,58 @@ def await_busy(fleet: Fleet) -> PrefillPod:
     return pod
 
 
-def test_prefill_pods_killed_before_during_and_after_their_pushes(fleet: Fleet, alone: LLM) -> None:
-    prompts = texts(4, 6000, seed=1)
-    want = wanted(alone, prompts, 60)
-    decode = fleet.decodes[0]
+def failures(pod: DecodePod) -> float:
+    return pod.metric("baton_handoff_failures_total")
 
-    # before: the rank is stopped, so nothing is computed when its pod dies
-    stopped = [rank for pod in fleet.prefills for rank in pod.ranks]
+
+def test_a_prefill_pod_killed_before_it_computed_anything(fleet: Fleet, alone: LLM) -> None:
+    (prompt,) = texts(1, 6000, seed=1)
+    (want,) = wanted(alone, [prompt], 60)
+    decode, stopped = fleet.decodes[0], [rank for pod in fleet.prefills for rank in pod.ranks]
+    before = failures(decode)
     for rank in stopped:
         os.kill(rank, signal.SIGSTOP)
-    ask = Ask(decode, prompts[0], 60)
+    ask = Ask(decode, prompt, 60)
     victim = await_busy(fleet)
+    lost = victim.ranks
     victim.kill()
     for rank in stopped:
-        if rank in [other for pod in fleet.prefills if pod is not victim for other in pod.ranks]:
+        if rank not in lost:
             os.kill(rank, signal.SIGCONT)
-    assert ask.end(30) == want[0]
-    assert decode.metric("baton_handoff_failures_total") == 1
-    fleet.mend()
+    assert ask.end(PATIENCE_S) == want
+    assert failures(decode) == before + 1
 
-    # during: some chunks have been pushed, others have not been computed
-    for prompt, right in zip(prompts[1:3], want[1:3], strict=True):
+
+def test_a_prefill_pod_killed_between_its_pushes(fleet: Fleet, alone: LLM) -> None:
+    """Some chunks have been pushed, others have not been computed."""
+    prompts = texts(3, 6000, seed=2)
+    decode = fleet.decodes[0]
+    before = failures(decode)
+    for prompt, want in zip(prompts, wanted(alone, prompts, 60), strict=True):
         ask = Ask(decode, prompt, 60)
         victim = await_busy(fleet)
         time.sleep(0.1)
         victim.kill()
-        assert ask.end(30) == right
-        if decode.metric("baton_handoff_failures_total") > 1:
-            break
-        victim.restart()
-    assert decode.metric("baton_handoff_failures_total") == 2, "no pod was killed in the middle"
-    fleet.mend()
+        assert ask.end(PATIENCE_S) == want
+        if failures(decode) > before:
+            return
+        fleet.mend()
+    raise AssertionError("none was killed in the middle")
 
-    # after: all has landed, and the answer is being written
-    ask = Ask(decode, prompts[3], 60)
+
+def test_a_prefill_pod_killed_after_its_pushes(fleet: Fleet, alone: LLM) -> None:
+    """All has landed, and the answer is being written."""
+    (prompt,) = texts(1, 6000, seed=7)
+    (want,) = wanted(alone, [prompt], 400)
+    decode = fleet.decodes[0]
+    before = failures(decode)
+    ask = Ask(decode, prompt, 400)
     victim = await_busy(fleet)
     await_true(lambda: not decode.metric("baton_handoff_inflight"), 20)
     victim.kill()
-    assert ask.end(30) == want[3]
-    assert decode.metric("baton_handoff_failures_total") == 2
-    fleet.mend()
+    assert "[DONE]" not in ask.raw, "it was over before anything was tested"
+    assert ask.end(PATIENCE_S) == want
+    assert failures(decode) == before
 
 
 def test_a_killed_decode_pod_is_forgotten_by_its_prefill_pods(fleet: Fleet) -> None:
@@ -116,7 +132,6 @@ def test_a_killed_decode_pod_is_forgotten_by_its_prefill_pods(fleet: Fleet) -> N
     for client in clients:
         client.join(10)
     assert other.complete(prompts[0], 4)
-    fleet.mend()
 
 
 def _ignore(pod: DecodePod, prompt: str) -> None:
@@ -145,14 +160,13 @@ def test_a_draining_prefill_pod_ends_its_pushes_before_it_exits(fleet: Fleet, al
     (prompt,) = texts(1, 6000, seed=4)
     (want,) = wanted(alone, [prompt], 40)
     decode = fleet.decodes[0]
-    before = decode.metric("baton_handoff_failures_total")
+    before = failures(decode)
     ask = Ask(decode, prompt, 40)
     leaving = await_busy(fleet)
     leaving.process.terminate()
-    assert ask.end(30) == want
+    assert ask.end(PATIENCE_S) == want
     assert leaving.process.wait(20) == 0
-    assert decode.metric("baton_handoff_failures_total") == before
-    fleet.mend()
+    assert failures(decode) == before
 
 
 def test_an_old_incarnation_that_wakes_up_changes_nothing(fleet: Fleet, alone: LLM) -> None:
@@ -166,8 +180,7 @@ def test_an_old_incarnation_that_wakes_up_changes_nothing(fleet: Fleet, alone: L
     os.kill(zombie, signal.SIGSTOP)
     os.kill(old.process.pid, signal.SIGKILL)
     old.process.wait(10)
-    fleet.mend()
     asks = [Ask(decode, prompt, 30) for prompt in prompts[1:]]
     os.kill(zombie, signal.SIGCONT)
-    assert [one.end(40) for one in (ask, *asks)] == want
+    assert [one.end(PATIENCE_S) for one in (ask, *asks)] == want
     until(lambda: not Path(f"/proc/{zombie}").exists(), SOON_S)

@@ -18,7 +18,7 @@ def storm(fleet: Fleet, alone: LLM, count: int, kills: int, seed: int, *, spare:
     made = Storm(fleet, asked, [output.text for output in outputs], kills, spared, seed)
     asyncio.run(made.run())
     fleet.mend()
-    fleet.await_clean(30)
+    fleet.await_clean(60)
     assert not made.wrong, (len(made.wrong), made.wrong[0])
     assert made.done + made.left == count and made.killed == kills and made.left > count // 25
     return made
