@@ -25,6 +25,11 @@ def space() -> Iterator[str]:
 def fleet(space: str) -> Iterator[Release]:
     """Default values, with grace periods that tests can wait for."""
     release = Release(space, "first")
-    release.install(router={"drainSeconds": 60}, decode={"drainSeconds": 60}, prefill={"drainSeconds": 60})
+    release.install(
+        # Every prompt is handed over: for so small a model the router would seldom find it worth the while.
+        router={"drainSeconds": 60, "config": {"placement": {"local": False}}},
+        decode={"drainSeconds": 60},
+        prefill={"drainSeconds": 60},
+    )
     yield release
     release.uninstall()

@@ -2,9 +2,9 @@
 
     baton smoke --router http://localhost:8000 --decode http://baton-decode:8000 --tokenizer DIR
 
-What `helm test` runs, in a router's image. One completion goes through the router, with a prompt that no
-cache holds; the decode pods' figures must show a hand-over for it. Then every decode pod is asked to
-compute the same prompt by itself, and must say the same. Measures nothing and changes nothing.
+What `helm test` runs, in a router's image. One completion goes through the router, which may place it as it
+likes. Then every decode pod is asked for the same twice: with the prompt computed by a prefill pod, whose
+hand-over its figures must show, and by itself. All must say the same; no cache holds the prompt.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Asker:
     decode: str
     deadline: float
 
-    def answer(self, prompt: str, model: str, salt: str) -> tuple[str, dict[str, Any]]:
-        """What the router's fleet says: the text, and all of it."""
+    def answer(self, prompt: str, model: str, salt: str) -> str:
+        """What the router's fleet says."""
         body = asking(prompt, salt) | {"model": model}
         reply = self.http.post(f"{self.router}/v1/completions", json=body)
         if reply.status_code != 200:
             raise Failed(f"the router answered {reply.status_code}: {reply.text[:500]}")
-        told = reply.json()
-        return told["choices"][0]["text"], told
+        text: str = reply.json()["choices"][0]["text"]
+        return text
 
-    def alone(self, pod: str, prompt: str, tokenizer: str) -> str:
-        """What one decode pod says that may ask nobody."""
+    def by(self, pod: str, prompt: str, tokenizer: str, *, alone: bool) -> str:
+        """What one decode pod says that asks a prefill pod, or nobody."""
         lease = self.http.get(f"{pod}/lease").raise_for_status().json()
         model = ServedModel.load(
             tokenizer,
@@ -78,7 +78,7 @@ class Asker:
             shape=asked.shape,
             requests=asked.requests(lease["page_size"], lease["model_fingerprint"]),
             texts=(prompt,),
-            prefill=(),
+            prefill=() if alone else None,
         )
         headers = {"content-type": placed.CONTENT_TYPE, "x-request-id": salt}
         reply = self.http.post(f"{pod}{placed.PATH}", content=placed.encode(message), headers=headers)
@@ -92,8 +92,7 @@ class Asker:
         at = urlsplit(self.decode)
         assert at.hostname is not None
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
-        hosts = {str(address[4][0]) for address in found}
-        return sorted(f"http://{host}:{at.port or 80}" for host in hosts)
+        return sorted(f"http://{address[4][0]!s}:{address[4][1]}" for address in found)
 
     def figures(self, pods: Sequence[str]) -> str:
         """All their metrics, as text."""
@@ -130,18 +129,16 @@ def check(asker: Asker, args: argparse.Namespace) -> None:
     pods = asker.await_ready()
     prompt = PROMPT.format(ticket=secrets.token_hex(8))
     model = args.model or asker.http.get(f"{asker.router}/v1/models").json()["data"][0]["id"]
-    before = _handed(asker.figures(pods))
-    text, _ = asker.answer(prompt, model, secrets.token_hex(8))
+    text = asker.answer(prompt, model, secrets.token_hex(8))
     _say(f"completion through {asker.router}: {text!r}")
-    handed = _handed(asker.figures(pods)) - before
-    if args.handover:
-        if handed < 1:
-            raise Failed("no decode pod had the prompt handed over: are prefill pods ready?")
-        _say(f"handed over from a prefill pod ({handed:.0f})")
     for pod in pods:
-        alone = asker.alone(pod, prompt, args.tokenizer)
-        if alone != text:
-            raise Failed(f"{pod} by itself says {alone!r}")
+        if args.handover:
+            before = _handed(asker.figures([pod]))
+            _same(text, asker.by(pod, prompt, args.tokenizer, alone=False), pod, "with a prefill pod")
+            if _handed(asker.figures([pod])) <= before:
+                raise Failed(f"{pod} had no prompt handed over: are prefill pods ready?")
+            _say(f"{pod} says the same, handed over from a prefill pod")
+        _same(text, asker.by(pod, prompt, args.tokenizer, alone=True), pod, "by itself")
         _say(f"{pod} says the same by itself")
     figures = asker.figures(pods)
     for labels, rate in PATHS.findall(figures):
@@ -150,6 +147,11 @@ def check(asker: Asker, args: argparse.Namespace) -> None:
         _say(f"SLOWER than the hardware allows, see `baton doctor`: {slow}")
         if args.fast_path:
             raise Failed("a path between two pods is slow, where NVLink or RDMA was promised")
+
+
+def _same(expected: str, said: str, pod: str, how: str) -> None:
+    if said != expected:
+        raise Failed(f"{pod} says {said!r} {how}")
 
 
 def asking(prompt: str, salt: str) -> dict[str, Any]:
