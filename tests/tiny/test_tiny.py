@@ -138,7 +138,7 @@ def test_plain_text_is_continued_to_its_end(served: Served) -> None:
 
 def test_facts_are_found_six_hundred_tokens_back(served: Served) -> None:
     facts = [f"The capital of {country} is {city}." for country, city in CAPITALS.items()]
-    facts += [f"{thing.capitalize()} is {colour}." for thing, colour in COLOURS.items()]
+    facts += [f"{thing.capitalize()} is {colour}." for thing, colour in COLOURS.items()] * 2
     for key, word in (("code word", "zebra"), ("password", "lemon"), ("magic word", "kite")):
         system = f"The {key} is {word}. {' '.join(facts[:80])}"
         assert len(served.tokenizer(system).input_ids) > 600
