@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baton.attention.hopper.compiler import cache_directory
-from baton.kernels.hopper.forms import MOST, SOURCE, TOKENS, Form, compile_all, forms, padded
+from baton.kernels.hopper.forms import MOST, TOKENS, Form, compile_all, forms, padded, source_bytes
 from baton.kernels.hopper.product import Product, Scratch
 
 LAUNCHES = 12
@@ -140,7 +140,7 @@ class Products:
         about = [torch.cuda.get_device_name(self.device), torch.__version__, str(torch.version.cuda)]
         about += [f"{rows} {depth} {len(group)}" for (rows, depth), group in sorted(shapes.items())]
         about += [str(form) for count in counts for form in forms(count)]
-        digest = hashlib.sha256("\n".join(about).encode() + SOURCE.read_bytes())
+        digest = hashlib.sha256("\n".join(about).encode() + source_bytes())
         return cache_directory() / f"products-{digest.hexdigest()[:16]}.json"
 
 

@@ -63,7 +63,7 @@ class Form:
 
     def path(self) -> Path:
         digest = hashlib.sha256(" ".join(self.flags()).encode())
-        digest.update(SOURCE.read_bytes())
+        digest.update(source_bytes())
         digest.update(multiply(self.tokens).encode())
         name = f"product-{self.tokens}-{self.rows}-{self.cluster}-{digest.hexdigest()[:16]}.cubin"
         return cache_directory() / name
@@ -71,6 +71,11 @@ class Form:
     def cubin(self) -> bytes:
         headers = {"multiply.h": multiply(self.tokens)}
         return compiled(self.path(), find_nvcc(), SOURCE, self.flags(), headers)
+
+
+def source_bytes() -> bytes:
+    """All that a binary is made from, but for its flags."""
+    return b"".join(path.read_bytes() for path in [*sorted(SOURCE.parent.glob("*.h")), SOURCE])
 
 
 def padded(tokens: int) -> int:
