@@ -79,7 +79,7 @@ def busy_weight(requests: Sequence[int], settings: PlacementSettings) -> float:
     seats = len(requests)
     share = min(sum(1 for one in requests if one) / seats, 0.95)
     idle: float = share ** math.sqrt(2 * (seats + 1)) / (seats * (1 - share))
-    queued = sum(one - 1 for one in requests if one > 1) / seats
+    queued = max(0, sum(requests) - seats) / seats
     return settings.busy_share * (idle + queued)
 
 

@@ -6,8 +6,9 @@ which costs nothing: it lends the mappings that its mirror keeps. Times are of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ Group = tuple[str, str]
 """Layout fingerprint and generation: pages move only between workers that agree on both."""
 
 IDLE = InFlight()
+ALIKE = 1.5
+"""Measured rates of prefill this far apart, as a ratio, say nothing of the workers."""
 
 
 class Health(NamedTuple):
@@ -96,12 +99,12 @@ class Roster:
         known = before or cls()
         seen = {id: known.seen[id] if known.leases.get(id) is lease else now for id, lease in every.items()}
         active = sorted((one for one in every.values() if not one.draining), key=lambda one: one.id)
-        rates = _best(((_kind(one), one.load.prefill_tokens_per_s) for one in active), max)
-        steps = _best(((_kind(one), one.load.decode_step_ms) for one in active), min)
+        rates = _rates(active, settings)
+        steps = _best((_kind(one), one.load.decode_step_ms) for one in active)
         decodes: list[Seat] = []
         prefills: dict[Group, list[Seat]] = {}
         for lease in active:
-            rate = lease.load.prefill_tokens_per_s or rates.get(_kind(lease), settings.prefill_tokens_per_s)
+            rate = _settled(lease.load.prefill_tokens_per_s, rates[_make(lease)])
             step_ms = lease.load.decode_step_ms or steps.get(_kind(lease), settings.decode_step_ms)
             seat = _seat(lease, 1 / rate, step_ms / 1000, seen[lease.id])
             if lease.role == "prefill":
@@ -169,14 +172,37 @@ def _kind(lease: WorkerLease) -> tuple[Role, str]:
     return lease.role, lease.layout_fingerprint
 
 
-def _best(
-    measured: Iterable[tuple[tuple[Role, str], float]], better: Callable[[float, float], float]
-) -> dict[tuple[Role, str], float]:
-    """The best figure of each kind of worker. One that has none yet is taken for as good, so it is tried."""
+def _make(lease: WorkerLease) -> tuple[str, int]:
+    """Workers that agree on it are taken to run on the same hardware, whatever their roles."""
+    return lease.layout_fingerprint, lease.tensor_parallel
+
+
+def _rates(leases: Iterable[WorkerLease], settings: PlacementSettings) -> dict[tuple[str, int], float]:
+    """The median of what workers of one make measured."""
+    measured: dict[tuple[str, int], list[float]] = {}
+    for lease in leases:
+        rates = measured.setdefault(_make(lease), [])
+        if lease.load.prefill_tokens_per_s > 0:
+            rates.append(lease.load.prefill_tokens_per_s)
+    return {
+        make: median(rates) if rates else settings.prefill_tokens_per_s for make, rates in measured.items()
+    }
+
+
+def _settled(measured: float, usual: float) -> float:
+    """What a worker's rate counts as. A rate tells as much of the prompts as of the worker (long ones, and
+    very short ones, look slow), so only by what it is further from the usual than that is it believed."""
+    if not measured:
+        return usual
+    return min(max(usual, measured / ALIKE), measured * ALIKE)
+
+
+def _best(measured: Iterable[tuple[tuple[Role, str], float]]) -> dict[tuple[Role, str], float]:
+    """The least of each kind of worker. One that has none yet is taken to be as good, so it is tried."""
     best: dict[tuple[Role, str], float] = {}
     for kind, figure in measured:
         if figure > 0:
-            best[kind] = better(best.get(kind, figure), figure)
+            best[kind] = min(best.get(kind, figure), figure)
     return best
 
 
