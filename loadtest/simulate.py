@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--prefill", type=int, default=FleetShape().prefill)
     parser.add_argument("--decode", type=int, default=FleetShape().decode)
     parser.add_argument("--slow", type=int, default=0, help="pods that take three times as long")
-    parser.add_argument("--seconds", type=float, default=30.0, help="in which sessions begin")
+    parser.add_argument("--seconds", type=float, default=12.0, help="in which sessions begin")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     gc.disable()  # nothing here is freed by it, and it takes a third of the time

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 
 from loadtest.simulator.events import Events
 from loadtest.simulator.pool import Holding, Pool
-from loadtest.simulator.prefill import Leg, PrefillPod
+from loadtest.simulator.prefill import Leg, PrefillPod, reading_s
 from loadtest.simulator.timing import Timing
 from loadtest.simulator.traces import PAGE
 from loadtest.simulator.work import Rate, Work, pages_for
@@ -28,6 +28,7 @@ class Arrival:
     work: Work
     computer: PrefillPod | None
     gbps: float
+    lender: Pool | None
     holding: Holding | None = None
     computed: int = 0
 
@@ -69,8 +70,23 @@ class DecodePod:
             decode_step_ms=self._step_s * 1000,
         )
 
-    def submit(self, work: Work, computer: PrefillPod | None, gbps: float) -> None:
-        self._arrivals.append(Arrival(work, computer, gbps))
+    def submit(self, work: Work, computer: PrefillPod | None, gbps: float, lender: Pool | None) -> None:
+        one = Arrival(work, computer, gbps, lender)
+        wait_s = reading_s(self.pool, lender, work, gbps, self.timing) if computer is None else 0.0
+        if wait_s:
+            self.events.after(wait_s, lambda: self._read(one))
+        else:
+            self._arrive(one)
+
+    def _read(self, one: Arrival) -> None:
+        assert one.lender is not None
+        chain = one.work.prompt_pages
+        self.pool.take(chain[: one.lender.cached(chain)])
+        self.changed()
+        self._arrive(one)
+
+    def _arrive(self, one: Arrival) -> None:
+        self._arrivals.append(one)
         self._poke()
 
     def _poke(self) -> None:
@@ -133,7 +149,14 @@ class DecodePod:
     def _ask(self, one: Arrival, computer: PrefillPod) -> None:
         assert one.holding is not None
         lacking = pages_for(one.work.prompt) - one.holding.cached
-        leg = Leg(one.work, lacking, one.gbps, lambda: self._first(one.work), lambda: self._land(one))
+        leg = Leg(
+            one.work,
+            lacking,
+            one.gbps,
+            first=lambda: self._first(one.work),
+            landed=lambda: self._land(one),
+            lender=one.lender,
+        )
         self.events.after(self.timing.message_s, lambda: computer.submit(leg))
 
     def _first(self, work: Work) -> None:

@@ -66,3 +66,10 @@ class Pool:
         self.cache.unlock(holding.prefix)
         self._own -= holding.pages
         holding.pages = 0
+
+    def take(self, identities: Sequence[bytes]) -> None:
+        """Pages that were read out of another pool: the cache's from now on, if there is room for them."""
+        holding = self.hold(identities, len(identities))
+        if holding is not None:
+            self.store(holding, identities)
+            self.release(holding)

@@ -15,6 +15,8 @@ from loadtest.simulator.work import Rate, Work, pages_for
 from baton.state.lease import WorkerLoad
 
 BUDGET = 2048
+READ_S = 0.002
+"""Asking for a prefix and being lent it."""
 
 
 @dataclass(slots=True)
@@ -26,6 +28,8 @@ class Leg:
     first: Callable[[], None]
     """The first token is there."""
     landed: Callable[[], None]
+    lender: Pool | None = None
+    """Whose pages are read before, where that is more than is here."""
     holding: Holding | None = None
     computed: int = 0
 
@@ -59,6 +63,20 @@ class PrefillPod:
         )
 
     def submit(self, leg: Leg) -> None:
+        wait_s = reading_s(self.pool, leg.lender, leg.work, leg.gbps, self.timing)
+        if wait_s:
+            self.events.after(wait_s, lambda: self._read(leg))
+        else:
+            self._enqueue(leg)
+
+    def _read(self, leg: Leg) -> None:
+        assert leg.lender is not None
+        chain = leg.work.prompt_pages
+        self.pool.take(chain[: leg.lender.cached(chain)])
+        self.changed()
+        self._enqueue(leg)
+
+    def _enqueue(self, leg: Leg) -> None:
         self._queue.append(leg)
         self._step()
 
@@ -137,3 +155,12 @@ class PrefillPod:
         self.pool.release(leg.holding)
         leg.landed()
         self._step()
+
+
+def reading_s(pool: Pool, lender: Pool | None, work: Work, gbps: float, timing: Timing) -> float:
+    """How long a prefix takes out of another pool; 0 when there is nothing to gain."""
+    if lender is None:
+        return 0.0
+    chain = work.prompt_pages
+    pages = lender.cached(chain) - pool.cached(chain)
+    return READ_S + timing.move_s(pages, gbps) if pages > 0 else 0.0

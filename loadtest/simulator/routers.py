@@ -7,7 +7,7 @@ from loadtest.simulator.fleet import Fleet
 from loadtest.simulator.traces import PAGE
 from loadtest.simulator.work import Work
 
-from baton.router.placement import Policy, Query, Refusal, View
+from baton.router.placement import Decision, Policy, Query, Refusal, View, lender
 from baton.state.loads import InFlight
 
 SHARE_S = 0.2
@@ -75,11 +75,12 @@ class Routers:
         work.predicted_s, work.gain_s = found.predicted_ttft_s, found.gain_s
         work.at_hand = fleet.at_hand(work.prompt_pages) * PAGE
         work.expected_cached = work.prompt - found.computed_tokens
-        self._send(own, work, found.decode, found.prefill[0] if found.prefill else "", found.computed_tokens)
+        self._send(own, work, found, lender(query, found))
 
-    def _send(self, own: Loads, work: Work, decode: str, prefill: str, tokens: int) -> None:
+    def _send(self, own: Loads, work: Work, found: Decision, lends: str) -> None:
         """Hold what is in flight, release it as the answer tells, and ask the decode pod."""
-        computes = prefill or decode
+        decode, prefill = found.decode, found.prefill[0] if found.prefill else ""
+        computes, tokens = found.computes, found.computed_tokens
         own.add(decode, 1, 0)
         own.add(computes, 1 if prefill else 0, tokens)
 
@@ -95,5 +96,9 @@ class Routers:
         work.on_first, work.on_done = first, over
         owner, computer = self.fleet.pods[decode], self.fleet.pods[prefill] if prefill else None
         assert isinstance(owner, DecodePod) and not isinstance(computer, DecodePod)
-        gbps = self.fleet.gbps(decode, prefill) if prefill else 0.0
-        self.events.after(0.0005, lambda: owner.submit(work, computer, gbps))
+        # Pods of one role do not read from each other.
+        reach = lends.startswith("decode" if prefill else "prefill") and not self.fleet.shape.unified
+        pool = self.fleet.pods[lends].pool if reach else None
+        peer = prefill or (lends if reach else "")
+        gbps = self.fleet.gbps(decode, peer) if peer else 0.0
+        self.events.after(0.0005, lambda: owner.submit(work, computer, gbps, pool))

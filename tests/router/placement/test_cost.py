@@ -40,7 +40,8 @@ def test_a_hot_prefix_does_not_pile_onto_one_worker() -> None:
 
 
 def test_a_follow_up_is_computed_where_its_history_is() -> None:
-    found = place(view(fleet(2, 4), {"d3": (10, 0)}), query(4096, {"d3": 250, "p0": 200}))
+    seen = view(fleet(2, 4), {f"d{number}": (10, 0) for number in range(4)})
+    found = place(seen, query(4096, {"d3": 250, "p0": 200}))
     assert found.local and found.decode == found.computes == "d3"
     assert found.prefill == () and found.computed_tokens == 96
     assert found.gain_s == 0.0
@@ -49,6 +50,24 @@ def test_a_follow_up_is_computed_where_its_history_is() -> None:
 def test_the_last_token_is_always_computed() -> None:
     found = place(view(fleet(1, 1)), query(64, {"d0": 4, "p0": 4}))
     assert found.computed_tokens == 16
+
+
+def test_a_prefix_is_read_where_that_is_sooner_than_computing_it() -> None:
+    near, far = {"p0": 200.0}, {"p0": 0.1}
+    for bandwidths, lender in [(near, "d1"), (far, "")]:
+        workers = [lease("p0", "prefill"), lease("d0"), lease("d1", bandwidths=bandwidths)]
+        found = place(view(workers, {"d0": (20, 0), "d1": (90, 0)}), query(8192, {"d1": 500}))
+        assert (found.decode, found.computes, found.lender) == ("d0", "p0", lender)
+        assert found.computed_tokens == (192 if lender else 8192)
+        assert (found.candidates[0].read_s > 0) == bool(lender)
+
+
+def test_a_decode_worker_reads_from_a_prefill_worker_that_it_can_reach() -> None:
+    workers = [lease("p0", "prefill"), lease("d0", bandwidths={"p0": 200.0})]
+    found = place(view(workers, {"p0": (9, 90_000)}), query(8192, {"p0": 500}))
+    assert found.local and found.lender == "p0" and found.computed_tokens == 192
+    alone = [lease("p0", "prefill"), lease("u0", "unified", bandwidths={"p0": 200.0})]
+    assert place(view(alone), query(8192, {"p0": 500})).lender == ""
 
 
 # ---- apart or not ----
@@ -217,7 +236,7 @@ def test_the_parts_of_a_cost_add_up() -> None:
     found = place(view(fleet(3, 3), {**BUSY, "p0": (2, 4000)}), query(8192, {"p0": 400, "d1": 20}))
     for one in found.candidates:
         parts = (
-            one.pages_s + one.queue_s + one.compute_s + one.handoff_s + one.move_s
+            one.pages_s + one.queue_s + one.read_s + one.compute_s + one.handoff_s + one.move_s
             + one.stall_s + one.later_s + one.spread_s + one.penalty_s
         )  # fmt: skip
         assert parts == pytest.approx(one.cost_s)

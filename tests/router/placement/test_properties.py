@@ -14,7 +14,7 @@ from tests.router.placement.fleets import SETTINGS, lease, placed, view
 
 from baton.router.placement import POLICIES, Decision, Health, PlacementSettings, Query, Reason, Refusal, View
 from baton.router.placement.cost import CostPolicy
-from baton.router.placement.estimate import Moves, computers, owners
+from baton.router.placement.estimate import Moves, computers, lenders, owners
 from baton.state import Role, WorkerLease
 
 EXACT = PlacementSettings(equal_s=0.0, candidates=64)
@@ -129,7 +129,13 @@ def test_goes_to_workers_that_take_it_and_fit_together(name: str, case: Case) ->
         assert owner.role == "decode"
     assert found.computes == (found.prefill[0] if found.prefill else found.decode)
     assert 1 <= found.computed_tokens <= case.query.prompt_tokens
-    assert found.computed_tokens == case.query.prompt_tokens - case.query.cached_tokens(found.computes)
+    held = max(case.query.cached_tokens(found.computes), case.query.cached_tokens(found.lender or ""))
+    assert found.computed_tokens == case.query.prompt_tokens - held
+    if found.lender:
+        lender = known[found.lender]
+        assert not lender.draining and lender.id not in case.query.excluded
+        assert (lender.role == "prefill") == found.local and owner.role == "decode"
+        assert (lender.layout_fingerprint, lender.generation) == (owner.layout_fingerprint, owner.generation)
     assert math.isfinite(found.predicted_ttft_s) and found.predicted_ttft_s > 0
     assert found.gain_s >= 0 and 1 <= len(found.candidates) <= SETTINGS.candidates
 
@@ -176,12 +182,18 @@ def test_the_search_misses_no_cheaper_pair(case: Case) -> None:
     found = CostPolicy(EXACT).place(seen, asked)
     if isinstance(found, Refusal):
         return
-    moves = Moves(asked, EXACT)
+    moves, owned = Moves(asked, EXACT), owners(seen, asked, EXACT)
+    decodes = [one.seat for one in owned if one.seat.role == "decode"]
+    reached = {}
+    for group in {one.seat.group for one in owned}:
+        lent = lenders([seat for seat in decodes if seat.group == group], asked)
+        seats = seen.roster.prefills.get(group, ())
+        reached[group] = computers(seats, lent, seen, asked, EXACT)
     pairs = [
         one.cost_s + one.queue_s + EXACT.handoff_ms / 1000 + other.cost_s + moves.shown_s(one, other)
-        for one in owners(seen, asked, EXACT)
+        for one in owned
         if one.seat.role == "decode"
-        for other in computers(seen.roster.prefills.get(one.seat.group, ()), seen, asked, EXACT)
+        for other in reached[one.seat.group]
     ]
     apart = [one.cost_s for one in found.candidates if one.prefill]
     assert min(apart, default=math.inf) == pytest.approx(min(pairs, default=math.inf))

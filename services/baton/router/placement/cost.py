@@ -20,18 +20,19 @@ from baton.router.placement.estimate import (
     Computer,
     Moves,
     Owner,
+    compute_s,
     computers,
     expected_tokens,
     gap_s,
+    lenders,
     owners,
     place,
-    prefill_s,
     rank,
     refusal,
     turn,
 )
 from baton.router.placement.settings import PlacementSettings
-from baton.router.placement.view import Group, Query, View
+from baton.router.placement.view import Group, Query, Seat, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class CostPolicy:
         if soonest > settings.longest_wait_s:
             return Refusal(Reason.NO_PAGES, "every worker's pool is full", retry_after_s=soonest)
         by_group = {
-            group: computers(seats, view, query, settings) for group, seats in view.roster.prefills.items()
+            group: computers(seats, self._lent(owned, group, query), view, query, settings)
+            for group, seats in view.roster.prefills.items()
         }
         here = self._local(view, owned, query)
         apart = self._apart(view, owned, by_group, query)
@@ -75,24 +77,31 @@ class CostPolicy:
             return Refusal(Reason.NO_PREFILL, "no prefill worker computes for the decode workers that live")
         return self._decide(view, query, here, apart, by_group)
 
+    def _lent(self, owned: Sequence[Owner], group: Group, query: Query) -> list[tuple[int, Seat]]:
+        """Decode workers of a group that hold most of the prompt: prefill workers can read it there."""
+        holders = [one.seat for one in owned if one.cached and one.seat.group == group]
+        return lenders([seat for seat in holders if seat.role == "decode"], query)
+
     def _local(self, view: View, owned: Sequence[Owner], query: Query) -> list[Way]:
         """The best owners that compute the prompt themselves, cheapest first."""
         settings, seed = self.settings, rank(view, query)
         requests = sum(one.running for one in owned) / len(owned)
         output = max(1, expected_tokens(query, settings))
+        lent = {group: lenders(seats, query) for group, seats in view.roster.prefills.items()}
         found: list[tuple[float, Owner, Computer]] = []
         for one in owned:
             if not settings.local and one.seat.role == "decode":
                 continue
-            compute_s = prefill_s(one.seat, query.prompt_tokens, one.cached, settings) * one.slowness
+            near = lent.get(one.seat.group, ()) if one.seat.role == "decode" else ()
+            read_s, rest_s, cached, lender = compute_s(one.seat, query, near, one.slowness, settings)
             # As many come as end; those that come while it computes wait half of it, those before all of it.
-            come = requests / (output * one.step_s) * (one.queue_s + compute_s / 2)
-            later_s = settings.busy_share * come * compute_s
-            spread_s = settings.spread_share * compute_s * place(one.seat, seed)
-            stall_s = settings.stall_share * one.running * gap_s(compute_s, settings)
+            come = requests / (output * one.step_s) * (one.queue_s + rest_s / 2)
+            later_s = settings.busy_share * come * rest_s
+            spread_s = settings.spread_share * rest_s * place(one.seat, seed)
+            stall_s = settings.stall_share * one.running * gap_s(rest_s, settings)
             itself = Computer(
-                one.queue_s + compute_s + later_s + spread_s,
-                one.seat, one.queue_s, compute_s, later_s, spread_s, 0.0, one.requests, one.cached,
+                one.queue_s + read_s + rest_s + later_s + spread_s,
+                one.seat, one.queue_s, read_s, rest_s, later_s, spread_s, 0.0, one.requests, cached, lender,
             )  # fmt: skip
             found.append((one.cost_s + itself.cost_s + stall_s, one, itself))
         found.sort(key=lambda way: (way[0], way[1].requests, turn(way[1].seat, seed)))
@@ -163,7 +172,8 @@ class CostPolicy:
             computed_tokens=query.prompt_tokens - chosen.computer.cached,
             predicted_ttft_s=told[0].ttft_s,
             cached_decode=chosen.owner.cached,
-            cached_prefill=0 if chosen.local else chosen.computer.cached,
+            cached_prefill=0 if chosen.local else query.cached_tokens(chosen.computer.seat.id),
+            lender=chosen.computer.lender,
             gain_s=gain_s,
             gain_ttft_s=gain_ttft_s,
             candidates=told,
@@ -187,7 +197,7 @@ def _partner(one: Owner, found: Sequence[Computer], least_s: float, moves: Moves
 def _candidate(way: Way) -> Candidate:
     one, computer = way.owner, way.computer
     pages_s = one.pages_s if way.local else one.pages_s + one.queue_s
-    parts_s = pages_s + computer.queue_s + computer.compute_s + way.handoff_s + way.move_s
+    parts_s = pages_s + computer.queue_s + computer.read_s + computer.compute_s + way.handoff_s + way.move_s
     penalty_s = one.penalty_s + computer.penalty_s
     return Candidate(
         decode=one.seat.id,
@@ -195,6 +205,7 @@ def _candidate(way: Way) -> Candidate:
         cost_s=way.cost_s,
         pages_s=pages_s,
         queue_s=computer.queue_s,
+        read_s=computer.read_s,
         compute_s=computer.compute_s,
         handoff_s=way.handoff_s,
         move_s=way.move_s,

@@ -40,6 +40,8 @@ class Candidate:
     """Until the decode worker has pages and attends to it."""
     queue_s: float = 0.0
     """Until prompts before it are computed."""
+    read_s: float = 0.0
+    """Until the prefix is read out of another worker's pool."""
     compute_s: float = 0.0
     handoff_s: float = 0.0
     """What asking another worker takes."""
@@ -59,7 +61,7 @@ class Candidate:
     @property
     def ttft_s(self) -> float:
         """When the first token is expected."""
-        return self.pages_s + self.queue_s + self.compute_s + self.handoff_s
+        return self.pages_s + self.queue_s + self.read_s + self.compute_s + self.handoff_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,9 @@ class Decision:
     cached_decode: int = 0
     """Prompt tokens cached at the decode worker, as far as the index knows."""
     cached_prefill: int = 0
+    lender: str | None = None
+    """The worker out of whose pool whoever computes had better read the prefix; empty for nobody, None when
+    the policy does not weigh it."""
     gain_s: float = 0.0
     """What computing elsewhere is expected to save against the best decode worker doing it itself, all
     things weighed; 0 when that is what was chosen, or not possible."""

@@ -15,6 +15,8 @@ from baton.router.placement.decision import Reason, Refusal
 from baton.router.placement.settings import PlacementSettings
 from baton.router.placement.view import SOUND, Query, Seat, View
 
+LENDERS = 8
+"""Of the workers that hold a prefix, so many are considered as its lenders."""
 FADE_S = 2.0
 """A lease's count of requests means nothing after so long: routers' own counts are younger."""
 
@@ -48,12 +50,17 @@ class Computer(NamedTuple):
     cost_s: float
     seat: Seat
     queue_s: float
+    read_s: float
+    """Reading a prefix out of another worker's pool before."""
     compute_s: float
     later_s: float
     spread_s: float
     penalty_s: float
     requests: int
     cached: int
+    """Prompt tokens, what is read included."""
+    lender: str
+    """Whose pool is read; empty for nobody's."""
 
 
 def prefill_s(seat: Seat, prompt: int, cached: int, settings: PlacementSettings) -> float:
@@ -142,8 +149,41 @@ def _owner(
     )  # fmt: skip
 
 
-def computers(seats: Sequence[Seat], view: View, query: Query, settings: PlacementSettings) -> list[Computer]:
-    """Every prefill worker among them, the cheapest first."""
+def lenders(seats: Sequence[Seat], query: Query) -> list[tuple[int, Seat]]:
+    """Those that hold most of the prompt, and how many tokens: pages can be read out of their pools."""
+    held = [(query.cached_tokens(seat.id), seat) for seat in seats if query.held.get(seat.id)]
+    held = [one for one in held if one[0] and one[1].id not in query.excluded]
+    held.sort(key=lambda one: (-one[0], one[1].id))
+    return held[:LENDERS]
+
+
+def compute_s(
+    seat: Seat, query: Query, lent: Sequence[tuple[int, Seat]], slowness: float, settings: PlacementSettings
+) -> tuple[float, float, int, str]:
+    """Seconds to read and to compute the prompt on a worker, the tokens that are spared, and who lends."""
+    prompt, own = query.prompt_tokens, query.cached_tokens(seat.id)
+    best = 0.0, prefill_s(seat, prompt, own, settings) * slowness, own, ""
+    for cached, lender in lent:
+        if cached <= own:
+            break
+        second_bytes = bandwidth_gbps(seat, lender, settings) * 1e9
+        read_s = (
+            settings.handoff_ms / 1000 + (cached - own) // query.page_size * seat.page_bytes / second_bytes
+        )
+        rest_s = prefill_s(seat, prompt, cached, settings) * slowness
+        if read_s + rest_s < best[0] + best[1]:
+            best = read_s, rest_s, cached, lender.id
+    return best
+
+
+def computers(
+    seats: Sequence[Seat],
+    lent: Sequence[tuple[int, Seat]],
+    view: View,
+    query: Query,
+    settings: PlacementSettings,
+) -> list[Computer]:
+    """Every prefill worker among them, the cheapest first. `lent`: decode workers of their group."""
     loads = [(seat, *view.in_flight(seat.id)) for seat in seats]
     counts = [requests or seat.queued_tokens > 0 for seat, requests, _ in loads]
     weight, seed = busy_weight(counts, settings) if any(counts) else 0.0, rank(view, query)
@@ -152,16 +192,17 @@ def computers(seats: Sequence[Seat], view: View, query: Query, settings: Placeme
         if seat.id in query.excluded:
             continue
         health = view.health.get(seat.id, SOUND) if view.health else SOUND
-        cached = query.cached_tokens(seat.id)
         ahead = queued_tokens(seat, view, tokens + requests * settings.prefill_floor_tokens)
         queue_s = ahead * seat.token_s * health.slowness
-        compute_s = prefill_s(seat, query.prompt_tokens, cached, settings) * health.slowness
-        later_s = weight * compute_s
-        spread_s = settings.spread_share * compute_s * place(seat, seed)
-        cost_s = queue_s + compute_s + later_s + spread_s + health.penalty_s
+        read_s, rest_s, cached, lender = compute_s(seat, query, lent, health.slowness, settings)
+        later_s, spread_s = weight * rest_s, settings.spread_share * rest_s * place(seat, seed)
+        cost_s = queue_s + read_s + rest_s + later_s + spread_s + health.penalty_s
         found.append(
-            Computer(cost_s, seat, queue_s, compute_s, later_s, spread_s, health.penalty_s, requests, cached)
-        )
+            Computer(
+                cost_s, seat, queue_s, read_s, rest_s, later_s, spread_s, health.penalty_s,
+                requests, cached, lender,
+            )
+        )  # fmt: skip
     found.sort(key=lambda one: (one.cost_s, one.requests, turn(one.seat, seed)))
     return found
 

@@ -1,7 +1,8 @@
 """Who else holds the prompt's prefix: the pod out of whose pool it may be read instead of being computed.
 
-The decision is made first, and by what its own pods hold; whether reading pays is for the pod that would
-read to say, by the bandwidth that it measured. Naming a lender that holds nothing any more costs nothing.
+The policy `cost` weighs it and says who. For the others the decision is made first, by what its own pods
+hold; whether reading pays is for the pod that would read to say, by the bandwidth that it measured. Naming
+a lender that holds nothing any more costs nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from baton.router.placement.view import Query
 
 
 def lender(query: Query, decision: Decision) -> str:
-    """The worker that holds most of the prompt, if that is more than the decision's own hold; else empty."""
+    """The one that the policy chose; or the worker that holds most of the prompt, if that is more than the
+    decision's own hold; else empty."""
+    if decision.lender is not None:
+        return decision.lender
     # Whoever computes reads from the decode worker without being told.
     at_hand = max(decision.cached_decode, decision.cached_prefill)
     holders = [(query.cached_tokens(worker), worker) for worker in query.held if worker != decision.computes]
