@@ -2,8 +2,8 @@
 
     python loadtest/bench_index.py [--pages 1000000] [--workers 32] [--prompt 2000]
 
-Runs on one core for a few seconds and counts CPU time; needs neither Redis nor a GPU. Prints the figure, the target and
-whether it was met; ends with 1 when one was not.
+Runs on one core for a few seconds and counts CPU time; needs neither Redis nor a GPU. Prints the figure, the
+target and whether it was met; ends with 1 when one was not.
 """
 
 from __future__ import annotations

@@ -104,6 +104,11 @@ class LoadBoard:
         return f"LoadBoard({self._router}, {len(self._mine)} workers in use, {self.routers} other routers)"
 
     @property
+    def name(self) -> str:
+        """This run of this router, among all routers."""
+        return self._router
+
+    @property
     def mine(self) -> Mapping[str, InFlight]:
         return MappingProxyType(self._mine)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -259,6 +260,14 @@ def test_equal_prompts_meet_and_others_spread() -> None:
     first = [place(seen, query(64, identities=chain)).decode for chain in chains]
     assert [place(seen, query(64, identities=chain)).decode for chain in chains] == first
     assert len(set(first)) > 8
+
+
+def test_routers_do_not_all_choose_the_same_of_many_idle_workers() -> None:
+    asked = query(8192, identities=(b"a" * 16,))
+    seen = view(fleet(12, 12), {f"d{number}": (40, 0) for number in range(12)})
+    chosen = {place(replace(seen, router=f"router-{number}"), asked).computes for number in range(8)}
+    assert len(chosen) > 3
+    assert place(replace(seen, router="router-1"), asked) == place(replace(seen, router="router-1"), asked)
 
 
 @pytest.mark.parametrize("name", POLICIES)

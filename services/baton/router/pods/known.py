@@ -90,7 +90,12 @@ class Pods:
     def place(self, kind: Kind, query: Query) -> Decision | Refusal:
         """Where a request goes now. Whoever is shunned is asked only when there is nobody else."""
         view = View(
-            self.roster(kind), self._clock.now(), self.loads.mine, self.loads.others, self.shunning.health
+            self.roster(kind),
+            self._clock.now(),
+            self.loads.mine,
+            self.loads.others,
+            self.shunning.health,
+            self.loads.name,
         )
         self.placed += 1
         shunned = self.shunning.shunned
