@@ -15,7 +15,7 @@ from baton.router.placement.decision import Reason, Refusal
 from baton.router.placement.settings import PlacementSettings
 from baton.router.placement.view import SOUND, Query, Seat, View
 
-LENDERS = 8
+LENDERS = 4
 """Of the workers that hold a prefix, so many are considered as its lenders."""
 FADE_S = 2.0
 """A lease's count of requests means nothing after so long: routers' own counts are younger."""
@@ -163,14 +163,17 @@ def compute_s(
     """Seconds to read and to compute the prompt on a worker, the tokens that are spared, and who lends."""
     prompt, own = query.prompt_tokens, query.cached_tokens(seat.id)
     best = 0.0, prefill_s(seat, prompt, own, settings) * slowness, own, ""
+    asking_s, known = settings.handoff_ms / 1000, -1
+    rest_s = 0.0
     for cached, lender in lent:
         if cached <= own:
             break
+        if cached != known:
+            known, rest_s = cached, prefill_s(seat, prompt, cached, settings) * slowness
+        if asking_s + rest_s >= best[0] + best[1]:
+            break
         second_bytes = bandwidth_gbps(seat, lender, settings) * 1e9
-        read_s = (
-            settings.handoff_ms / 1000 + (cached - own) // query.page_size * seat.page_bytes / second_bytes
-        )
-        rest_s = prefill_s(seat, prompt, cached, settings) * slowness
+        read_s = asking_s + (cached - own) // query.page_size * seat.page_bytes / second_bytes
         if read_s + rest_s < best[0] + best[1]:
             best = read_s, rest_s, cached, lender.id
     return best
