@@ -266,7 +266,7 @@ def test_routers_do_not_all_choose_the_same_of_many_idle_workers() -> None:
     asked = query(8192, identities=(b"a" * 16,))
     seen = view(fleet(12, 12), {f"d{number}": (40, 0) for number in range(12)})
     chosen = {place(replace(seen, router=f"router-{number}"), asked).computes for number in range(8)}
-    assert len(chosen) > 1
+    assert len(chosen) > 3
     assert place(replace(seen, router="router-1"), asked) == place(replace(seen, router="router-1"), asked)
 
 

@@ -113,7 +113,7 @@ class CostPolicy:
         """The best pairs, one an owner, cheapest first."""
         keep, handoff_s = self.settings.candidates, self.settings.handoff_ms / 1000
         fastest, moves, seed = view.roster.fastest_gbps, Moves(query, self.settings), rank(view, query)
-        bounds: list[tuple[tuple[float, int, tuple[int, str]], float, float, Owner, list[Computer]]] = []
+        bounds: list[tuple[tuple[float, int, tuple[float, str]], float, float, Owner, list[Computer]]] = []
         for one in owned:
             found = by_group.get(one.seat.group)
             if found and one.seat.role == "decode":
@@ -145,9 +145,9 @@ class CostPolicy:
         ways = sorted((*here, *apart), key=lambda way: way.cost_s)
         equal_s, seed = ways[0].cost_s + self.settings.equal_s, rank(view, query)
 
-        def order(way: Way) -> tuple[float, int, int, tuple[int, str], str]:
+        def order(way: Way) -> tuple[float, int, int, tuple[float, str], str]:
             if way.cost_s > equal_s:
-                return way.cost_s, 0, 0, (0, ""), ""
+                return way.cost_s, 0, 0, (0.0, ""), ""
             requests = way.owner.requests + way.computer.requests * (not way.local)
             owner, computer = way.owner.seat, way.computer.seat
             return 0.0, -way.computer.cached, requests, turn(owner, seed), computer.id

@@ -253,15 +253,17 @@ def rank(view: View, query: Query) -> int:
     return crc32(query.identities[-1]) if query.identities else 0
 
 
-def turn(seat: Seat, seed: int) -> tuple[int, str]:
-    """A worker's place in an order that differs from prompt to prompt, so that routers do not all choose
-    the first of many equals."""
-    return (crc32(seat.id.encode(), seed) if seed else 0, seat.id)
-
-
 def place(seat: Seat, seed: int) -> float:
-    """The same, from 0 to 1."""
-    return crc32(seat.id.encode(), seed) / 2**32
+    """A worker's place, from 0 to 1, in an order that differs from seed to seed."""
+    if not seed:
+        return 0.0
+    mixed = (seat.mark ^ seed) * 0x9E3779B1 & 0xFFFFFFFF
+    return (mixed ^ mixed >> 15) / 2**32
+
+
+def turn(seat: Seat, seed: int) -> tuple[float, str]:
+    """The same, for sorting."""
+    return place(seat, seed), seat.id
 
 
 def refusal(view: View, query: Query) -> Refusal:

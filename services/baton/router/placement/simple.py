@@ -55,7 +55,7 @@ class PrefixPolicy:
             return refusal(view, query)
         seed = rank(view, query)
 
-        def order(seat: Seat) -> tuple[int, int, tuple[int, str]]:
+        def order(seat: Seat) -> tuple[int, int, tuple[float, str]]:
             return -query.cached_tokens(seat.id), view.in_flight(seat.id).requests, turn(seat, seed)
 
         owned.sort(key=order)
@@ -85,7 +85,7 @@ def _in_turn(seats: list[Seat], view: View, query: Query) -> list[Seat]:
 def _by_queue(seats: list[Seat], view: View, query: Query) -> list[Seat]:
     seed = rank(view, query)
 
-    def order(seat: Seat) -> tuple[float, int, tuple[int, str]]:
+    def order(seat: Seat) -> tuple[float, int, tuple[float, str]]:
         requests, tokens = view.in_flight(seat.id)
         return queued_tokens(seat, view, tokens), requests, turn(seat, seed)
 

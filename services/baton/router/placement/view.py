@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from types import MappingProxyType
 from typing import NamedTuple
+from zlib import crc32
 
 from baton.router.placement.settings import PlacementSettings
 from baton.state.lease import Role, WorkerLease
@@ -62,6 +63,8 @@ class Seat:
     """Requests it had, at `seen_at`."""
     room: int
     """Pages free or evictable, at `seen_at`."""
+    mark: int
+    """Stands for its id in orders of equals."""
     seen_at: float
     """When its load was first seen here."""
 
@@ -231,5 +234,6 @@ def _seat(lease: WorkerLease, token_s: float, step_s: float, seen_at: float) -> 
         queued_tokens=load.prefill_tokens_queued,
         requests=load.running + load.waiting + load.prefilling,
         room=load.pages_free + load.pages_evictable,
+        mark=crc32(lease.id.encode()),
         seen_at=seen_at,
     )
