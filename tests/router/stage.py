@@ -107,7 +107,7 @@ class Stage:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def worker(self, id: str, timing: Timing | None = None, **settings: Any) -> SimulatedWorker:
-        fields: dict[str, Any] = {"heartbeat_s": 0.2, "expiry_s": 0.8, "vocabulary": VOCABULARY}
+        fields: dict[str, Any] = {"heartbeat_s": 0.3, "expiry_s": 3.0, "vocabulary": VOCABULARY}
         fields |= {"state_url": self.redis.url, **settings}
         made = SimulatedSettings(id=id, timing=timing or Timing(), **fields)
 

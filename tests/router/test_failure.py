@@ -76,7 +76,7 @@ def test_a_pod_that_fails_in_the_middle(
     resumed = [placed for worker in workers for placed in worker.received if placed.resumes]
     assert bool(resumed) == stream
     if stream:
-        assert len(resumed[0].requests[0].generated) == 7
+        assert min(len(placed.requests[0].generated) for placed in resumed) == 7
     ids = [request.id for worker in workers for placed in worker.received for request in placed.requests]
     assert len(ids) == len(set(ids)), "each attempt has new ids"
 

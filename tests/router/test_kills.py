@@ -51,6 +51,7 @@ class Crowd:
             self.answers += 1
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_under_load_lose_nothing(stage: Stage, router: Router, kills: int) -> None:
     def grow(id: str) -> ForkServerProcess:

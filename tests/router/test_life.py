@@ -17,21 +17,33 @@ from tests.decode.served import samples
 from tests.router.stage import Router, Stage, eventually, expected
 
 import openai
+from baton.router.__main__ import main
 from baton.testing.simulated import SimulatedWorker, Timing
 from baton.tiny import model_path
 
 
-def test_wrong_settings_end_it_with_status_2(tmp_path: Path, stage: Stage) -> None:
-    def started(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "baton.router", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-    assert "model.tokenizer" in started().stderr
-    done = started("--model.tokenizer", str(model_path()), "--placement.policy", "best")
-    assert done.returncode == 2 and "placement.policy" in done.stderr
+def test_wrong_settings_end_it_with_status_2(tmp_path: Path, stage: Stage, capsys: Any) -> None:
+    model = ["--model.tokenizer", str(model_path())]
+    assert main([]) == 2 and "model.tokenizer" in capsys.readouterr().err
+    assert main([*model, "--placement.policy", "best"]) == 2
+    assert "placement.policy" in capsys.readouterr().err
     (tmp_path / "keys").write_text("alice\n")
-    flags = ["--model.tokenizer", str(model_path()), "--state.url", stage.redis.url, "--http.port", "0"]
-    done = started(*flags, "--keys.file", str(tmp_path / "keys"))
+    flags = [
+        *model,
+        "--state.url",
+        stage.redis.url,
+        "--http.port",
+        "0",
+        "--keys.file",
+        str(tmp_path / "keys"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "baton.router", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 2 and "line 1" in done.stderr
 
 
@@ -123,7 +135,7 @@ def test_a_hundred_megabytes_are_refused_before_they_are_sent(
 
 
 def test_long_prompts_do_not_hold_up_short_ones(router: Router, workers: list[SimulatedWorker]) -> None:
-    long = {"prompt": "word " * 400_000, "max_tokens": 1}
+    long = {"prompt": "word " * 200_000, "max_tokens": 1}
     statuses: list[int] = []
 
     def ask() -> None:
