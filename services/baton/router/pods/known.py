@@ -87,8 +87,13 @@ class Pods:
             raise PeerLost(f"{id} has left")
         return found
 
-    def place(self, kind: Kind, query: Query) -> Decision | Refusal:
-        """Where a request goes now. Whoever is shunned is asked only when there is nobody else."""
+    def other(self, kind: Kind) -> Generation | None:
+        """The largest generation besides this one."""
+        return self.catalog.other(self.fleet.workers, kind)
+
+    def place(self, kind: Kind, query: Query, *, patient: bool = False) -> Decision | Refusal:
+        """Where a request goes now. Whoever is shunned is asked only when there is nobody else, and not by a
+        request that can wait until a probe finds them well."""
         view = View(
             self.roster(kind),
             self._clock.now(),
@@ -101,7 +106,7 @@ class Pods:
         shunned = self.shunning.shunned
         if shunned:
             found = self._policy.place(view, replace(query, excluded=query.excluded | shunned))
-            if isinstance(found, Decision):
+            if patient or isinstance(found, Decision):
                 return found
         return self._policy.place(view, query)
 

@@ -99,14 +99,23 @@ class Errand:
     # ---- where to ----
 
     def _place(self) -> Decision | Refusal:
-        pods = self._shared.pods
-        if not pods.roster(self._generation.kind).decodes and not self._relay.relayed:
-            other = pods.generation
-            if other is not None and other.kind != self._generation.kind:
-                self._generation = other
-                self._requests = _requests(self._asked, other)
+        found = self._place_within()
+        if isinstance(found, Refusal) and not self._relay.relayed and (self._failures or self._last is None):
+            # Nothing was delivered, so another model's pods may have it: an update may have gone on.
+            other = self._shared.pods.other(self._generation.kind)
+            if other is not None:
+                before = self._generation, self._requests
+                self._generation, self._requests = other, _requests(self._asked, other)
+                again = self._place_within()
+                if isinstance(again, Decision):
+                    return again
+                self._generation, self._requests = before
+        return found
+
+    def _place_within(self) -> Decision | Refusal:
         query = self._query()
-        found = pods.place(self._generation.kind, query)
+        patient = self._failures > 0
+        found = self._shared.pods.place(self._generation.kind, query, patient=patient)
         self._lender = "" if isinstance(found, Refusal) else lender(query, found)
         return found
 
