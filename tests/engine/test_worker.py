@@ -192,6 +192,28 @@ def test_a_message_that_cannot_be_read_ends_the_worker() -> None:
     run(work)
 
 
+def test_pages_are_told_before_the_engine_rests() -> None:
+    async def work() -> None:
+        async with Worker(config()) as worker:
+            told: list[wire.Pages] = []
+            waits = []
+            worker.watch_pages(told.append)
+            await until(lambda: bool(told))
+            assert told[0].anew and not told[0].stored
+            for number in range(5):
+                done: list[wire.Update] = []
+                prompt = tuple(range(40 * number, 40 * number + 40))
+                params = SamplingParams(max_tokens=10, ignore_eos=True)
+                worker.submit(Request(id=f"r{number}", token_ids=prompt, sampling=params), done.append)
+                await until(lambda done=done: bool(done) and done[-1].finish is not None)  # type: ignore[misc]
+                began, pages = time.monotonic(), 3 * (number + 1)  # 49 tokens with KV: three full pages
+                await until(lambda pages=pages: sum(len(one.stored) for one in told) >= pages * 16)  # type: ignore[misc]
+                waits.append(time.monotonic() - began)
+            assert sorted(waits)[2] < 0.4, "they waited for the next message"
+
+    run(work)
+
+
 def start_front(ranks: int) -> tuple[subprocess.Popen[str], list[int]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     front = subprocess.Popen(

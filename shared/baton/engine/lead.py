@@ -71,7 +71,8 @@ class Lead:
                 self.profile.step()
             self._tell(happened)
             progressed = bool(happened) or stepped or self.engine.flying != flying
-            self.feed.tell(idle=not progressed)
+            busy = not self.engine.idle and (progressed or self.engine.flying > 0)
+            self.feed.tell(idle=not busy)
             wait_ms = self._pause(progressed)
         for socket in self.followers:
             socket.send(b"")
