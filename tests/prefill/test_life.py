@@ -162,8 +162,9 @@ def _joined(client: Client, server: EmbeddedRedis, runner: asyncio.Runner, prefi
 def _leaves(client: Client, prefill: Pod, seed: int) -> None:
     """SIGTERM: what it was asked for is finished and pushed, what comes later goes elsewhere."""
     failures = client.figure("baton_handoff_failures_total")
-    asked = client.ask(prompts(4, 900, seed))
-    await_true(lambda: httpx.get(f"{prefill.url}/readyz").json().get("legs", 0) > 1, 10)
+    asked = client.ask(prompts(6, 1500, seed))
+    with httpx.Client(base_url=prefill.url) as probe:
+        await_true(lambda: probe.get("/readyz").json()["legs"] > 2, 10)
     prefill.terminate()
     await_true(lambda: prefill.said("draining") is not None, 5)
     open_legs = prefill.said("draining")["legs"]  # type: ignore[index]
@@ -182,7 +183,7 @@ def _leaves(client: Client, prefill: Pod, seed: int) -> None:
 def test_a_drain_that_takes_too_long_is_cut_off_and_the_decode_pod_goes_on() -> None:
     with ExitStack() as stack:
         legs = f"tcp://127.0.0.1:{free_port()}"
-        prefill = Pod(*LONG, "--listen", legs, "--drain_s", "0.5", service="prefill")
+        prefill = Pod(*LONG, "--listen", legs, "--drain_s", "0.2", service="prefill")
         stack.callback(prefill.close)
         decode = Pod("--role", "decode", "--handoff.prefill", legs)
         stack.callback(decode.close)
@@ -191,9 +192,9 @@ def test_a_drain_that_takes_too_long_is_cut_off_and_the_decode_pod_goes_on() -> 
         client = Client(decode)
         stack.callback(client.close)
         await_true(lambda: client.figure("baton_peer_bandwidth_bytes_per_second") > 0, 10)
-        made = prompts(6, 1000, seed=5)
+        made = prompts(6, 1500, seed=5)
         asked = client.ask(made)
-        await_true(lambda: httpx.get(f"{prefill.url}/readyz").json().get("legs", 0) > 3, 10)
+        await_true(lambda: client.figure("baton_handoff_inflight") > 3, 10)
         began = time.monotonic()
         prefill.terminate()
         assert prefill.wait(15) == 0

@@ -115,7 +115,8 @@ async def _drained(desk: LegDesk, seconds: float) -> None:
     deadline = asyncio.get_running_loop().time() + seconds
     while (desk.open or desk.loans) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
-    await asyncio.sleep(LANDING_S)
+    if not desk.open:
+        await asyncio.sleep(LANDING_S)
 
 
 if __name__ == "__main__":
