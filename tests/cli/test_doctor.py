@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ from baton.cli.__main__ import main
 from baton.cli.doctor.cluster import examine_pods, floor_of
 from baton.cli.doctor.finding import Finding, Grade
 from baton.cli.doctor.machine import gpu_devices, memory, rdma
-from baton.cli.doctor.transfer import tried
+from baton.cli.doctor.transfer import _judged, tried
 from baton.cli.fleet.figures import Figures
 from baton.cli.fleet.read import Picture, Sight
+from baton.transfer import Measured, Place
 
 
 def test_this_machine_is_fit_and_its_processes_reach_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "ok    transfer between processes: shared memory: write " in out
+    assert re.search(r"^(ok|note)  +transfer between processes: .* write [\d.]+ GB/s", out, re.MULTILINE)
     assert out.endswith("\nnothing is wrong\n")
 
 
@@ -36,6 +38,27 @@ def test_a_transfer_that_falls_back_to_tcp_is_called_wrong() -> None:
             os.environ["UCX_TLS"] = before
     assert found.grade is Grade.WRONG and "shared memory" in found.seen and "tcp" in found.seen.lower()
     assert "ptrace" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("gbps", "used", "load", "grade"),
+    [
+        (12.0, "cma/memory", 1.0, Grade.FINE),
+        (0.2, "cma/memory", 1.0, Grade.WRONG),
+        (0.2, "cma/memory", 9.0, Grade.NOTE),
+        (0.2, "tcp/lo", 9.0, Grade.WRONG),
+        (2.0, "tcp/lo", 1.0, Grade.WRONG),
+    ],
+)
+def test_a_busy_machine_is_no_broken_path_and_tcp_is_never_fine(
+    gbps: float, used: str, load: float, grade: Grade
+) -> None:
+    place = Place(host="h", processes="p")
+    measured = Measured(
+        connect_s=0.03, latency_s=2e-5, write_gbps=gbps, read_gbps=gbps, descriptor_bytes=2 << 20
+    )
+    found = _judged("transfer", (place, place, measured, {"write": used}), load)
+    assert found.grade is grade and f"{gbps:.2f} GB/s" in found.seen
 
 
 def test_a_transfer_that_cannot_be_made_is_a_finding() -> None:

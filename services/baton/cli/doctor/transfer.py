@@ -22,6 +22,8 @@ from baton.cli.doctor.machine import gpus
 if TYPE_CHECKING:
     from baton.transfer import Agent, Measured
 
+BUSY = 3.0
+"""Processes for each core, from which on the time of a copy says more about them than about the path."""
 TRIES = 4
 """A machine that is busy with other things may be slow once, a broken path always is."""
 PATIENCE_S = 60.0
@@ -56,21 +58,24 @@ def tried(what: str, mine: str, theirs: str) -> Finding:
         try:
             infos = [_heard(end) for end in ends]
             ends[0].send(infos[1])
-            return _judged(what, _heard(ends[0]))
+            return _judged(what, _heard(ends[0]), os.getloadavg()[0] / len(os.sched_getaffinity(0)))
         except (EOFError, OSError, TimeoutError, RuntimeError) as error:
             why = str(error) or type(error).__name__
             return wrong(what, f"cannot be made: {why}", "pods would have no hand-over; check NIXL and UCX")
 
 
-def _judged(what: str, verdict: Any) -> Finding:
+def _judged(what: str, verdict: Any, load: float) -> Finding:
+    """`load`: processes that want a core, for each that there is."""
     from baton.transfer.path import judge
 
     found = judge(*verdict)
     message = found.message.partition(": ")[2]
+    over = ", ".join(sorted(set(found.transports.values())))
+    if not found.ok and load > BUSY and "tcp" not in over and not verdict[0].gpu:
+        return note(what, f"cannot be judged, {load:.0f} processes want each core here: {message}")
     if not found.ok:
         text = f"SLOW PATH ({found.expected.transport} was expected): {message.partition(';')[0]}"
         return wrong(what, text, found.expected.advice)
-    over = ", ".join(sorted(set(found.transports.values())))
     if "tcp" in over and found.expected.transport != "tcp":
         return wrong(
             what, f"goes over TCP instead of {found.expected.transport}: {message}", found.expected.advice
