@@ -92,7 +92,7 @@ class Asker:
         at = urlsplit(self.decode)
         assert at.hostname is not None
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
-        return sorted(f"http://{address[4][0]!s}:{address[4][1]}" for address in found)
+        return sorted("http://" + ":".join(map(str, address[4][:2])) for address in found)
 
     def figures(self, pods: Sequence[str]) -> str:
         """All their metrics, as text."""
