@@ -82,8 +82,14 @@ class Release:
             stdin=json.dumps(self.values),
         )  # fmt: skip
 
-    def test(self) -> str:
-        return run("helm", "test", self.name, "--namespace", self.space, "--logs", "--timeout", "3m")
+    def test(self) -> None:
+        """A completion, a hand-over by each decode pod, and equal answers: `baton smoke` fails otherwise."""
+        try:
+            told = run("helm", "test", self.name, "--namespace", self.space, "--timeout", "3m")
+        except AssertionError as error:
+            said = self.kubectl("logs", self.called("test"), check=False)
+            raise AssertionError(f"{said}\n{error}") from error
+        assert "Succeeded" in told
 
     def uninstall(self) -> None:
         run("helm", "uninstall", self.name, "--namespace", self.space, "--wait", "--timeout", "4m")

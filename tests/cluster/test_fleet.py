@@ -60,8 +60,7 @@ def test_a_first_completion_comes_within_a_minute(space: str) -> None:
 
 
 def test_a_completion_is_handed_over_and_equals_the_unified_one(fleet: Release) -> None:
-    told = fleet.test()
-    assert "handed over from a prefill pod" in told and "says the same by itself" in told
+    fleet.test()
 
 
 def test_two_releases_in_one_namespace_do_not_see_each_other(fleet: Release) -> None:
@@ -72,7 +71,7 @@ def test_two_releases_in_one_namespace_do_not_see_each_other(fleet: Release) -> 
             workers = json.loads(release.fetch("/debug/fleet"))["workers"]
             assert {worker["id"].partition("-")[0] for worker in workers} == {release.name}
         # This one finds its pods by watching them.
-        assert "handed over" in second.test()
+        second.test()
     finally:
         second.uninstall()
 
@@ -189,12 +188,12 @@ def test_a_rollout_to_another_model_never_mixes_two(fleet: Release) -> None:
     with fleet.load(users=2) as after:
         time.sleep(3)
     judged(after, least=4)
-    assert "handed over" in fleet.test()
+    fleet.test()
 
 
 def test_policies_let_in_this_release_and_nobody_else(fleet: Release) -> None:
     fleet.install(networkPolicy={"enabled": True, "egress": True})
-    assert "handed over" in fleet.test()
+    fleet.test()
     decode = fleet.pods("decode")[0]["status"]["podIP"]
     doors = {
         "decode": (decode, 8000),
