@@ -18,7 +18,7 @@ CLIENTS := $(VENV)/.baton-clients
 export PYTHONPATH := $(CURDIR)/services:$(CURDIR)/shared
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clients test check style types layers size manifests format clean
+.PHONY: help setup run clients test cluster check style types layers size manifests format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -45,6 +45,9 @@ clients: setup $(CLIENTS) ## LangChain and LiteLLM, in an environment beside the
 
 test: setup clients ## Run the tests that need neither a GPU nor a cluster
 	$(RUN) pytest $(ARGS)
+
+cluster: setup ## Run the tests of a real cluster: KUBECONFIG's, or one beside the repository
+	VENV=$(VENV) .ci/cluster $(ARGS)
 
 check: style types layers size ## Everything that must hold before the tests run
 

@@ -1,4 +1,4 @@
-"""Images are built with pinned libraries: what an extra asks for has its release in services/constraints.txt."""
+"""Images are built with pinned libraries: each that an extra asks for stands in services/constraints.txt."""
 
 from __future__ import annotations
 
