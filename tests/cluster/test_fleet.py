@@ -132,6 +132,8 @@ def test_pods_that_are_killed_cost_no_request(fleet: Release) -> None:
 
 
 def test_random_pods_and_redis_may_be_deleted_for_three_minutes(fleet: Release) -> None:
+    fleet.scale("decode", 2)
+    fleet.scale("prefill", 2)
     draw = random.Random(7)
     ends = time.monotonic() + 180
     deleted = []
@@ -152,6 +154,7 @@ def test_random_pods_and_redis_may_be_deleted_for_three_minutes(fleet: Release) 
 
 def test_a_cordoned_node_keeps_serving(fleet: Release) -> None:
     fleet.scale("prefill", 1)
+    fleet.scale("decode", 2)
     nodes = fleet.kubectl("get", "nodes", "-o", "name").split()
     with fleet.load(users=2) as lines:
         try:
