@@ -82,9 +82,9 @@ def busy_weight(requests: Sequence[int], settings: PlacementSettings) -> float:
     """How many seconds later requests wait for each second that one more is computed, by what each worker
     has in flight. Few while some worker is idle, for any of them will do (Sakasegawa's approximation of a
     queue before several servers). In a queue, as many as come while it lasts: by Little's law, as many as
-    wait now."""
+    wait now. One look is no average: as if one worker more had been seen idle."""
     seats = len(requests)
-    share = min(sum(1 for one in requests if one) / seats, 0.95)
+    share = sum(1 for one in requests if one) / (seats + 1)
     idle: float = share ** math.sqrt(2 * (seats + 1)) / (seats * (1 - share))
     queued = max(0, sum(requests) - seats) / seats
     return settings.busy_share * (idle + queued)
