@@ -94,6 +94,7 @@ class Storm:
                 self.done += 1
                 if got != self.want[number]:
                     self.wrong.append((one, got, self.want[number]))
+                    print(f"wrong: {one.params} {one.prompt[-60:]!r}\n  {got!r}\n  {self.want[number]!r}")
 
     def _allowed(self) -> float:
         """Requests that may be begun: those behind each kill wait for it."""
