@@ -50,14 +50,17 @@ class Trace:
     def repeated_tokens(self) -> int:
         """Prompt tokens, in whole pages, that some earlier request had or was answered: what one endless
         cache for all would save. Nobody can find more."""
+        return sum(cached for _, cached in self.spans())
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Of every request, the tokens that even then would have to be computed, and those before them."""
         turns = [(turn.at, turn, one.identities) for one in self.sessions for turn in one.turns]
-        seen, found = set[bytes](), 0
+        seen = set[bytes]()
         for _, turn, identities in sorted(turns, key=lambda entry: entry[0]):
             pages = (turn.prompt - 1) // PAGE
             depth = bisect_left(identities, True, hi=pages, key=lambda identity: identity not in seen)
-            found += depth * PAGE
             seen.update(identities[depth : (turn.prompt + turn.output - 1) // PAGE])
-        return found
+            yield turn.prompt - depth * PAGE, depth * PAGE
 
 
 Arrivals = Callable[[random.Random, float, float], Iterator[float]]
