@@ -100,6 +100,8 @@ class ApiServer:
     def _line(self) -> Line:
         line = Line(self._asked, self._left)
         self._lines.add(line)
+        if self._server is not None and not self._server.is_serving():
+            line.abort()
         return line
 
     def _left(self, line: Line) -> None:

@@ -27,6 +27,7 @@ class Line(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
+        self._aborted = False
         self.method = ""
         self.path = ""
         self.headers: dict[bytes, bytes] = {}
@@ -41,6 +42,8 @@ class Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        if self._aborted:  # while it was being accepted
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -103,5 +106,6 @@ class Line(asyncio.Protocol):
 
     def abort(self) -> None:
         """As a killed process would leave it."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()

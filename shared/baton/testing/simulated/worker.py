@@ -70,6 +70,7 @@ class SimulatedWorker:
         self._lane_free_at = 0.0
         self._woken = asyncio.Event()
         self._lines: set[Line] = set()
+        self._closed = False
         self._used = 0
         self._incarnation = incarnation_id()
         self._link: Link | None = None
@@ -118,6 +119,7 @@ class SimulatedWorker:
         await self._close()
 
     async def _close(self) -> None:
+        self._closed = True
         self._server.close()
         for line in tuple(self._lines):
             line.abort()
@@ -181,6 +183,8 @@ class SimulatedWorker:
     def _line(self) -> Line:
         line = Line(self._asked, self._left)
         self._lines.add(line)
+        if self._closed:
+            line.abort()
         return line
 
     def _left(self, line: Line) -> None:
