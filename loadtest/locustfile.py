@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, ClassVar
+from urllib.request import Request, urlopen
 
 import gevent
 from locust import HttpUser, between, events, task
@@ -32,6 +33,8 @@ MIX = os.environ.get("BATON_LOAD_MIX", "chat=5,shared=3,document=1")
 OUTPUT = int(os.environ.get("BATON_LOAD_OUTPUT", "64"))
 DOCUMENT_WORDS = int(os.environ.get("BATON_LOAD_DOCUMENT_WORDS", "600"))
 KEY = os.environ.get("BATON_LOAD_KEY", "")
+START_S = 240
+"""How long the fleet may take to serve."""
 REPORT = os.environ.get("BATON_LOAD_REPORT", "")
 
 WORDS = [
@@ -234,6 +237,22 @@ else:
         @task
         def summary(self) -> None:
             self.talk("document", random.Random())
+
+
+@events.test_start.add_listener
+def await_fleet(environment: Environment, **_: object) -> None:
+    """A Job may start before what it is to ask."""
+    assert environment.host, "--host says whom to ask"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            headers = {"authorization": f"Bearer {KEY}"} if KEY else {}
+            with urlopen(Request(f"{environment.host}/v1/models", headers=headers), timeout=5) as reply:
+                if reply.status == 200:
+                    return
+        except OSError:
+            gevent.sleep(1)
+    raise RuntimeError(f"{environment.host} does not serve")
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
