@@ -23,7 +23,7 @@ class PlacementSettings:
     """Candidates that a decision keeps with their costs, the chosen one included."""
     prefills: int = 3
     """Prefill pods named to the decode pod, the best first: it asks the next when one fails."""
-    stall_share: float = 0.05
+    stall_share: float = 0.1
     """What a second by which a running stream is held up counts, in seconds of waiting for a first token."""
     gap_ms: float = 50.0
     """A gap of this length in the running streams counts twice its seconds, and longer ones ever more."""
