@@ -219,6 +219,24 @@ def test_nobody_to_prefill_and_not_allowed_to_is_said_at_once(checkpoint: Make) 
     asyncio.run(check())
 
 
+def test_a_lost_prompt_is_not_computed_here_where_that_is_not_allowed(checkpoint: Make) -> None:
+    async def check() -> None:
+        settings = HandoffSettings(allow_local=False, local_below=4, timeout_s=20)
+        async with running(checkpoint("qwen3").directory, settings=settings) as pods:
+            os.kill(pods.prefills[0]._processes[0].pid, signal.SIGSTOP)  # takes the leg, and says nothing
+            id, work = pods.begin(prompts(1)[0], GREEDY, pods.handoffs)
+            await asyncio.sleep(0.3)
+            os.kill(pods.prefills[0]._processes[0].pid, signal.SIGKILL)
+            await pods.prefills[0].failed.wait()
+            await pods.desks[0].__aexit__()
+            with pytest.raises(RuntimeError, match="no prefill worker is ready"):
+                async with asyncio.timeout(10):
+                    await work
+            assert pods.handoffs.open == 0 and id not in pods.handoffs.timelines
+
+    asyncio.run(check())
+
+
 def test_a_client_that_leaves_frees_both_pods(checkpoint: Make) -> None:
     async def check() -> None:
         async with running(checkpoint("qwen3").directory) as pods:

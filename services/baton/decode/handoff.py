@@ -59,6 +59,8 @@ class Handoffs:
         """By attempt, until its end is known."""
         self._current: dict[str, Try] = {}
         """By request id, while the request is open and its prompt is computed elsewhere."""
+        self._sinks: dict[str, Sink] = {}
+        """Of open requests."""
         self._asked: dict[str, str] = {}
         """Attempt whose first token is awaited → request, while that is open."""
         self._landed: dict[str, Landing] = {}
@@ -100,7 +102,7 @@ class Handoffs:
     ) -> None:
         """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
-        watched = self._watched(request, sink)
+        watched = self._sinks[request.id] = self._watched(request, sink)
         here = prefer is not None and not prefer
         peer = None if here else self._choose(prefer or ())
         if peer is None:
@@ -184,6 +186,7 @@ class Handoffs:
                 self._withdraw(one)
             else:
                 del self._tries[one.attempt]
+        self._sinks.pop(id, None)
         timeline = self.timelines.pop(id, None)
         for attempt in [name for name, request in self._asked.items() if request == id]:
             del self._asked[attempt]
@@ -259,9 +262,13 @@ class Handoffs:
         if peer is not None:
             again = self._try(one.request, peer, one.prefer, tried, one.lender)
             self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
-        else:
-            del self._current[one.request.id]
+            return
+        del self._current[one.request.id]
+        if self.settings.allow_local:
             self.worker.tell(wire.Local(one.request.id))
+        elif (sink := self._sinks.get(one.request.id)) is not None:
+            self.worker.abort(one.request.id)
+            sink(_unavailable(one.request.id))
 
     def _count(self, reason: str) -> None:
         self.failures[reason] = self.failures.get(reason, 0) + 1

@@ -116,7 +116,8 @@ class Errand:
         query = self._query()
         patient = self._failures > 0
         found = self._shared.pods.place(self._generation.kind, query, patient=patient)
-        self._lender = "" if isinstance(found, Refusal) else lender(query, found)
+        if not isinstance(found, Refusal):
+            self._lender = lender(query, found) if found.lender is None else found.lender
         return found
 
     def _query(self) -> Query:
