@@ -40,6 +40,9 @@ class ApiServer:
         assert self._server is not None
         self._server.close()
         await self.cut()
+        async with asyncio.timeout(5):
+            while self._lines:  # until the loop has closed their sockets
+                await asyncio.sleep(0.01)
 
     async def cut(self) -> None:
         """Every connection, as a restart of the server would."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+import uvloop
 from tests.decode.served import await_true
 
 from baton.state import EmbeddedRedis
@@ -96,7 +97,8 @@ class Router:
 
 class Stage:
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        # As in production. Besides, asyncio's own loop leaks what it is accepting while a server closes.
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.peers = Peers()
