@@ -4,10 +4,9 @@
     python loadtest/simulate.py --traces chat-bursty --policies cost,prefix --seconds 60 --seed 3
     python loadtest/simulate.py --prefill 90 --decode 150 --seconds 12
 
-Prints a Markdown table for each trace. `cost` must find 95 % of the tokens that an oracle would: one that
-sees every pod's cache as it is ("at hand"), and one whose cache holds all that was ever computed anywhere
-("repeated"); and have a lower p99 TTFT than each other policy. Ends with 1 where it does not. One core, no
-GPU, no Redis.
+Prints a Markdown table for each trace. `cost` must find 95 % of the tokens that an oracle would, one that
+sees every pod's cache as it is ("at hand"), and have a lower p99 TTFT than each other policy; ends with 1
+where it does not. "Repeated" is what one endless cache for all would have found. One core, no GPU, no Redis.
 """
 
 from __future__ import annotations
@@ -35,11 +34,9 @@ def verdict(rows: dict[str, Summary]) -> list[str]:
     cost = rows.get("cost")
     if cost is None:
         return []
-    failed = [
-        f"cached tokens: {share:.1%} of all {what}"
-        for what, share in (("at hand", cost.found_share), ("repeated", cost.repeated_share))
-        if share < LEAST_SHARE
-    ]
+    failed = []
+    if cost.found_share < LEAST_SHARE:
+        failed.append(f"cached tokens: {cost.found_share:.1%} of all at hand")
     rivals = [rows[name] for name in RIVALS if name in rows]
     return failed + [
         f"p99 TTFT: {one.policy} is not later" for one in rivals if one.ttft_p99_s <= cost.ttft_p99_s

@@ -17,7 +17,7 @@ from baton.router.placement.cost import CostPolicy
 from baton.router.placement.estimate import Moves, computers, lenders, owners
 from baton.state import Role, WorkerLease
 
-EXACT = PlacementSettings(equal_s=0.0, candidates=64)
+EXACT = PlacementSettings(equal_s=0.0, spread_share=0.0, candidates=64)
 """No two costs count as equal."""
 ROLES: tuple[Role, ...] = ("prefill", "decode", "decode", "unified")
 

@@ -190,6 +190,8 @@ def computers(
     loads = [(seat, *view.in_flight(seat.id)) for seat in seats]
     counts = [requests or seat.queued_tokens > 0 for seat, requests, _ in loads]
     weight, seed = busy_weight(counts, settings) if any(counts) else 0.0, rank(view, query)
+    # What another router may have sent there meanwhile is as long as what is known to be there.
+    usual = sum(tokens for _, _, tokens in loads) / max(1, sum(requests for _, requests, _ in loads))
     found = []
     for seat, requests, tokens in loads:
         if seat.id in query.excluded:
@@ -198,7 +200,8 @@ def computers(
         ahead = queued_tokens(seat, view, tokens + requests * settings.prefill_floor_tokens)
         queue_s = ahead * seat.token_s * health.slowness
         read_s, rest_s, cached, lender = compute_s(seat, query, lent, health.slowness, settings)
-        later_s, spread_s = weight * rest_s, settings.spread_share * rest_s * place(seat, seed)
+        later_s = weight * rest_s
+        spread_s = settings.spread_share * max(rest_s, usual * seat.token_s) * place(seat, seed)
         cost_s = queue_s + read_s + rest_s + later_s + spread_s + health.penalty_s
         found.append(
             Computer(

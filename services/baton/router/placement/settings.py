@@ -31,9 +31,9 @@ class PlacementSettings:
     """How much of the delay that computing means for later requests counts; 0 looks at this request alone."""
     equal_s: float = 0.001
     """Costs this close are equal: then more cached tokens, fewer requests in flight and the id decide."""
-    spread_share: float = 0.05
-    """By how much estimates may be wrong, of what is to be computed: within it prompts spread over workers,
-    lest routers that do not know of each other's last choices all choose the same."""
+    spread_share: float = 0.3
+    """How much of a prompt's computing time parts the first from the last of workers that are equal: routers
+    hear late of each other's choices, and each has an order of equals of its own."""
     longest_wait_s: float = 10.0
     """A request that would wait longer than this for pages, wherever it went, is refused."""
     output_tokens: int = 256
