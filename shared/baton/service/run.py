@@ -38,6 +38,11 @@ def run_service(
     words: Sequence[str] | None = None,
 ) -> int:
     """The process's exit status. `words` are the command line's, without the program."""
+    return framed(name, kind, lambda settings: live(name, life(settings)), words)
+
+
+def framed(name: str, kind: type[S], serve: Callable[[S], int], words: Sequence[str] | None = None) -> int:
+    """As `run_service`, for a service whose processes `serve` makes itself; what it answers is the status."""
     program, log = f"python -m baton.{name}", logging.getLogger(f"baton.{name}")
     try:
         found = from_command_line(kind, program, sys.argv[1:] if words is None else words, os.environ)
@@ -46,12 +51,22 @@ def run_service(
         return 2
     with logging_to(settings=found.settings.logs, service=name):
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(life(found.settings))
+            return serve(found.settings)
         except Misconfigured as error:
             log.error("cannot start: %s", error)
             return 2
-        except BatonError as error:
-            log.error("stopped: %s", error)
-            return 1
+
+
+def live(name: str, life: Coroutine[Any, Any, None]) -> int:
+    """One process's whole life, on a loop of its own; its status."""
+    log = logging.getLogger(f"baton.{name}")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(life)
+    except Misconfigured as error:
+        log.error("cannot start: %s", error)
+        return 2
+    except BatonError as error:
+        log.error("stopped: %s", error)
+        return 1
     return 0
