@@ -34,6 +34,8 @@ PROMPT = (
     "What does the second runner hold?"
 )
 OUTPUT = 24
+CONNECTS = 4
+"""Times that a connection is tried again, within some four seconds."""
 METRICS_PORT = 9000
 HANDED = re.compile(r"^baton_handoff_seconds_count(?:\{.*\})? (\S+)$", re.MULTILINE)
 PATHS = re.compile(r'^baton_peer_bandwidth_bytes_per_second\{(.*direction="write".*)\} (\S+)$', re.MULTILINE)
@@ -116,7 +118,9 @@ def main(arguments: Sequence[str]) -> int:
     headers = {}
     if file := os.environ.get("BATON_KEY_FILE"):
         headers["authorization"] = f"Bearer {_first_key(file)}"
-    with httpx.Client(timeout=args.seconds, headers=headers) as http:
+    # A network policy may let a pod in only a moment after it began.
+    patient = httpx.HTTPTransport(retries=CONNECTS)
+    with httpx.Client(timeout=args.seconds, headers=headers, transport=patient) as http:
         asker = Asker(http, args.router.rstrip("/"), args.decode, time.monotonic() + args.seconds)
         try:
             check(asker, args)
