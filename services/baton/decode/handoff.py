@@ -301,7 +301,7 @@ class Handoffs:
             asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
         else:
             log.info("attempt %s ended early: %s", end.attempt, end.reason)
-            self._failed(one, "ended", over=True)
+            self._failed(one, "ended" if end.begun else "refused", over=True)
 
     def _send_to(self, worker: str, message: pods.Message) -> bool:
         for peer in self.peers:

@@ -158,7 +158,8 @@ class LegDesk:
 
     def _begin(self, visitor: Visitor, leg: pods.Leg) -> None:
         if self.draining:
-            self._send(visitor.identity, pods.Ended(leg.attempt, False, "this prefill worker is draining"))
+            told = pods.Ended(leg.attempt, False, "this prefill worker is draining", begun=False)
+            self._send(visitor.identity, told)
             return
         visitor.legs.add(leg.attempt)
         owner, pages = self._owner(visitor, leg)

@@ -78,6 +78,8 @@ class Ended(Message, frozen=True, tag=True):
     reason: str = ""
     seconds: float = 0.0
     """That its pages were on their way."""
+    begun: bool = True
+    """False: the leg was refused, and nothing was done for it."""
 
 
 class Borrow(Message, frozen=True, tag=True):
