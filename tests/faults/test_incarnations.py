@@ -87,9 +87,7 @@ def address() -> str:
 @pytest.fixture
 def decode(address: str, tmp_path: Path) -> Iterator[DecodePod]:
     words = ["--role", "decode", "--names", "tiny", "--handoff.prefill", address, *HANDOFF]
-    pod = DecodePod(
-        "baton.decode", free_port(), [*words, "--handoff.allow_local", "false"], tmp_path / "decode.log"
-    )
+    pod = DecodePod("baton.decode", free_port(), words, tmp_path / "decode.log")
     try:
         pod.await_ready()
         yield pod
@@ -100,9 +98,6 @@ def decode(address: str, tmp_path: Path) -> Iterator[DecodePod]:
 def test_what_an_old_incarnation_says_and_writes_is_for_nobody(
     address: str, decode: DecodePod, alone: LLM
 ) -> None:
-    refused = decode.http.post("/v1/completions", json=body("There is nobody to compute this prompt.", 4))
-    assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0, "nobody prefills"
-
     (prompt,) = texts(1, 2000, seed=6)
     (want,) = wanted(alone, [prompt], ANSWER)
     answers: list[str] = []
@@ -130,3 +125,15 @@ def test_what_an_old_incarnation_says_and_writes_is_for_nobody(
         impostor.close()
         if asking.ident is not None:
             asking.join(60)
+
+
+def test_nobody_to_prefill_is_503_and_when_to_come_back(address: str, tmp_path: Path) -> None:
+    words = ["--role", "decode", "--names", "tiny", "--handoff.prefill", address, *HANDOFF]
+    words += ["--handoff.allow_local", "false"]
+    pod = DecodePod("baton.decode", free_port(), words, tmp_path / "decode.log")
+    try:
+        pod.await_ready()
+        refused = pod.http.post("/v1/completions", json=body("There is nobody to compute this prompt.", 4))
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+    finally:
+        pod.close()

@@ -105,10 +105,10 @@ def test_a_prefill_pod_killed_between_its_pushes(fleet: Fleet, alone: LLM) -> No
 def test_a_prefill_pod_killed_after_its_pushes(fleet: Fleet, alone: LLM) -> None:
     """All has landed, and the answer is being written."""
     (prompt,) = texts(1, 6000, seed=7)
-    (want,) = wanted(alone, [prompt], 400)
+    (want,) = wanted(alone, [prompt], 1200)
     decode = fleet.decodes[0]
     before = failures(decode)
-    ask = Ask(decode, prompt, 400)
+    ask = Ask(decode, prompt, 1200)
     victim = await_busy(fleet)
     await_true(lambda: not decode.metric("baton_handoff_inflight"), 20)
     victim.kill()
