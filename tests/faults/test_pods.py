@@ -102,6 +102,7 @@ def test_a_prefill_pod_killed_between_its_pushes(fleet: Fleet, alone: LLM) -> No
     raise AssertionError("none was killed in the middle")
 
 
+@pytest.mark.slow  # how soon the answer is over decides whether it tests anything
 def test_a_prefill_pod_killed_after_its_pushes(fleet: Fleet, alone: LLM) -> None:
     """All has landed, and the answer is being written."""
     (prompt,) = texts(1, 6000, seed=7)

@@ -175,6 +175,7 @@ def test_nothing_is_loaded_from_elsewhere(browser: Browser, running: Running) ->
     }
 
 
+@pytest.mark.slow  # a machine may bring the pod back before its lease has expired
 def test_a_pod_that_dies_and_returns(open_page: Page, running: Running) -> None:
     before = running.workers()["decode-1"]
     first = running.pid("decode-1")
