@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -83,6 +84,15 @@ class Running:
 
     def pid(self, pod: str) -> int:
         return next(pid for pid, words in self.family().items() if f"--pod.id {pod} " in words)
+
+    @contextmanager
+    def unattended(self) -> Iterator[None]:
+        """The one that starts pods again stands still meanwhile; the pods go on."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def workers(self) -> dict[str, str]:
         """Live pods as the router knows them: id → incarnation."""

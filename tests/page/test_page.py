@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,19 +73,6 @@ def test_figures_move_and_are_said_in_words(open_page: Page) -> None:
     expect(chart).to_have_attribute("aria-label", re.compile("median"))
     assert open_page.locator("#charts polyline.half").first.get_attribute("points")
     assert float(open_page.inner_text("#total-requests")) >= 0
-
-
-def test_an_answer_can_be_stopped(open_page: Page) -> None:
-    open_page.fill("#longest", "2000")
-    open_page.fill("#temperature", "2")
-    open_page.fill("#message", "Tell me a story.")
-    open_page.press("#message", "Enter")
-    expect(open_page.locator(".said").last.locator(".text")).not_to_be_empty()
-    if open_page.is_enabled("#stop"):
-        open_page.click("#stop")
-    expect(open_page.locator("#send")).to_be_enabled()
-    open_page.click("#reset")
-    assert open_page.locator(".said").count() == 0
 
 
 def test_a_mistake_is_told_where_the_answer_would_be(open_page: Page) -> None:
@@ -175,20 +161,15 @@ def test_nothing_is_loaded_from_elsewhere(browser: Browser, running: Running) ->
     }
 
 
-@pytest.mark.slow  # a machine may bring the pod back before its lease has expired
 def test_a_pod_that_dies_and_returns(open_page: Page, running: Running) -> None:
     before = running.workers()["decode-1"]
-    first = running.pid("decode-1")
-    os.kill(first, signal.SIGKILL)
-    known = "--pod.id decode-1 "
-    running.until(lambda: any(known in words for pid, words in running.family().items() if pid != first))
-    time.sleep(1.5)  # its successor too, or it may be back before its lease has expired
-    os.kill(running.pid("decode-1"), signal.SIGKILL)
-    open_page.wait_for_selector("#pod-decode-1[data-state=lost]", timeout=15_000)
-    assert "decode-1 has gone" in open_page.inner_text("#fleet-news")
-    open_page.fill("#message", "What is a decode pod?")
-    open_page.press("#message", "Enter")
-    open_page.wait_for_selector(".said .path")
-    assert "decode-" in open_page.locator(".said .path").last.inner_text(), "the others go on"
+    with running.unattended():  # nobody brings it back before the page has seen it go
+        os.kill(running.pid("decode-1"), signal.SIGKILL)
+        open_page.wait_for_selector("#pod-decode-1[data-state=lost]")
+        assert "decode-1 has gone" in open_page.inner_text("#fleet-news")
+        open_page.fill("#message", "What is a decode pod?")
+        open_page.press("#message", "Enter")
+        open_page.wait_for_selector(".said .path")
+        assert "decode-" in open_page.locator(".said .path").last.inner_text(), "the others go on"
     open_page.wait_for_selector("#pod-decode-1[data-state=ready]", timeout=60_000)
     running.until(lambda: running.workers().get("decode-1") not in (None, before))
