@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.running import Running
 
+from baton.http.post import DEADLINE_HEADER
+from baton.openai import description
 from baton.openai.requests import (
     ChatRequest,
     CompletionRequest,
@@ -18,6 +26,7 @@ from baton.openai.requests import (
 )
 from baton.testing.simulated import SimulatedWorker
 
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "3600"))
 LEAVES = (
     st.none()
     | st.booleans()
@@ -71,3 +80,37 @@ def test_no_body_is_our_mistake(path: str, http: httpx.Client, workers: list[Sim
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
     ask()
+
+
+@pytest.mark.parametrize("path", description.ENDPOINTS)
+def test_what_is_described_is_served(path: str, http: httpx.Client, workers: list[SimulatedWorker]) -> None:
+    told = http.get(description.PATH).json()
+    ((method, operation),) = told["paths"][path].items()
+    good = http.request(method, path, json=GOOD[path]) if method == "post" else http.get(path)
+    assert good.status_code == 200
+    for answer in (good, http.request("PUT", path)):
+        schema = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": told["components"]})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 600)
+def test_nothing_that_the_description_allows_or_forbids_is_our_mistake(running: Running) -> None:
+    """By default for an hour: every answer is one that is described, with the shape that is described."""
+    program = Path(sys.executable).with_name("schemathesis")
+    if not program.exists():
+        pytest.skip("needs schemathesis: pip install 'baton[fuzz]'")
+    where = f"{running.url}{description.PATH}"
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    ended = subprocess.run(
+        [
+            program, "run", where, "--max-time", str(SECONDS), "--checks", checks,
+            "--phases", "examples,coverage,fuzzing", "--workers", "2", "--continue-on-failure",
+            "--header", f"{DEADLINE_HEADER}: 5000", "--request-timeout", "30", "--no-color",
+            "--suppress-health-check", "all", "--warnings", "off",
+        ],
+        timeout=SECONDS + 300, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(ended.stdout[-20000:])
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    assert httpx.get(f"{running.url}/readyz").status_code == 200, "and it goes on"

@@ -36,6 +36,7 @@ from baton.membership import lease_endpoint
 from baton.openai import (
     Asked,
     ServedModel,
+    description,
     detokenize,
     model_list,
     read_chat,
@@ -84,7 +85,8 @@ class App:
             "/detokenize": post("detokenize", partial(self._convert, detokenize)),
         }
         routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
-        routes += [Route("/v1/models", self._models), *self._probes()]
+        routes += [Route("/v1/models", self._models), Route(description.PATH, self._description)]
+        routes += self._probes()
         if not self.settings.http.metrics_port:
             routes.append(Route("/metrics", self._metrics))
         return application(routes)
@@ -166,6 +168,10 @@ class App:
         await exchange.reply.json(await _off_loop(body, partial(convert, body, exchange.guest)))
 
     # ---- telling ----
+
+    async def _description(self, request: HttpRequest) -> Response:
+        told = description.describe(version(), description.ENDPOINTS, guarded=False)
+        return Response(told, media_type=JSON)
 
     async def _models(self, request: HttpRequest) -> Response:
         return Response(model_list(self.pod.model), media_type=JSON)

@@ -17,10 +17,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from baton.core.clock import Clock
+from baton.core.version import version
 from baton.http import Doors, Exchange, Post, application, while_present
 from baton.openai import (
     Asked,
     ServedModel,
+    description,
     detokenize,
     model_list,
     read_chat,
@@ -72,6 +74,7 @@ class App:
         }
         routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
         routes += [Route("/v1/models", self._models), *self.probes.routes(), *self.probes.debug_routes()]
+        routes.append(Route(description.PATH, self._description))
         if not self.settings.http.metrics_port:
             routes.append(self.probes.metrics_route())
         if page is not None:
@@ -127,6 +130,11 @@ class App:
 
     async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[Key]) -> None:
         await exchange.reply.json(await self.understanding.convert(convert, exchange.body))
+
+    async def _description(self, request: HttpRequest) -> Response:
+        guarded = bool(self.settings.keys.file)
+        told = description.describe(version(), description.ENDPOINTS, guarded=guarded)
+        return Response(told, media_type=JSON)
 
     async def _models(self, request: HttpRequest) -> Response:
         with self.gate.admit(request.scope):
