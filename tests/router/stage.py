@@ -99,11 +99,16 @@ class Stage:
     def __init__(self) -> None:
         # As in production. Besides, asyncio's own loop leaks what it is accepting while a server closes.
         self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread = threading.Thread(target=self._play, daemon=True)
         self._thread.start()
         self.peers = Peers()
         self.redis = EmbeddedRedis("--hz", "100")
         self.call(self.redis.start())
+
+    def _play(self) -> None:
+        self._loop.run_forever()
+        # Here and not in `close`: uvloop waits without end for what a failed test has left half written.
+        self._loop.close()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -141,7 +146,6 @@ class Stage:
         self.call(self.redis.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
-        self._loop.close()
 
 
 TOKENIZER = Tokenizer.load(model_path())

@@ -56,7 +56,7 @@ def test_every_call_ends_within_its_deadline_and_the_link_recovers() -> None:
 
 def test_many_calls_that_run_out_of_time_together_leave_no_mix_up() -> None:
     async def story() -> None:
-        async with EmbeddedRedis() as redis, link_to(redis, deadline_s=0.3) as link:
+        async with EmbeddedRedis() as redis, link_to(redis, deadline_s=1.0) as link:
             await link.ask_all([("SET", f"k{n}", n) for n in range(50)])
             for _ in range(2):
                 with stopped(redis):
@@ -272,7 +272,9 @@ def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path) -> None:
     async def story() -> None:
         async with EmbeddedRedis() as redis, _tls_in_front_of(redis, tmp_path) as port:
             url = f"rediss://localhost:{port}/0"
-            async with Link(StateSettings(url=url, ca_file=str(tmp_path / "ca.pem"))) as link:
+            async with Link(
+                StateSettings(url=url, ca_file=str(tmp_path / "ca.pem"), deadline_s=20.0)
+            ) as link:
                 await _whole_story(link, link)
             async with Link(StateSettings(url=url)) as link:
                 with pytest.raises(StateUnreachable, match=r"(?i)certificate"):
