@@ -98,7 +98,10 @@ def test_every_event_of_a_stream(endpoint: Endpoint, full: bool, model: ServedMo
     if endpoint is not Endpoint.GENERATE:
         events += [usage_event(shape, USAGE), timeline_event(shape, {"pod": "d"})]
     for event in events:
-        check(event.partition(b"data: ")[2], answered(PATHS[endpoint], description.EVENTS)["x-event"])
+        check(
+            event.partition(b"data: ")[2],
+            answered(PATHS[endpoint], description.EVENTS)["schema"]["properties"]["data"]["contentSchema"],
+        )
 
 
 def test_the_other_answers(model: ServedModel) -> None:

@@ -110,10 +110,17 @@ def describe(version: str, paths: Iterable[str], *, guarded: bool) -> bytes:
     return msgspec.json.encode(made)
 
 
+def _event(chunk: Any) -> dict[str, Any]:
+    """One event of a stream. The last says [DONE], which is no JSON."""
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": chunk}
+    fields = {"id": {"type": "string"}, "event": {"type": "string"}, "data": data}
+    return {"type": "object", "properties": fields, "required": ["data"]}
+
+
 def _path(one: Described, of: Mapping[str, Any]) -> dict[str, Any]:
     content = {JSON: {"schema": of[repr(one.answer)]}}
     if one.chunk is not None:
-        content[EVENTS] = {"schema": {"type": "string"}, "x-event": of[repr(one.chunk)]}
+        content[EVENTS] = {"schema": _event(of[repr(one.chunk)])}
     failure = {JSON: {"schema": of[repr(FailureBody)]}}
     statuses = (*_MISTAKES, *one.refusals) if one.body is not None else (401, 405, 431, *one.refusals)
     responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
