@@ -1,7 +1,7 @@
 """The answers that clients get, field by field: what `answer` and `stream` write, as types.
 
 They describe and are never filled on the way of a request: `description` makes schemas of them, and tests
-read real answers with them. A field that comes only when it was asked for has a default.
+hold real answers against those. A field that comes only when it was asked for has a default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """GET /openapi.json: what a service takes and answers, as an OpenAPI 3.1 document.
 
-Made of the very types that read the bodies, so that it cannot fall behind them. A field that is known and
-refused is not in it. A service says which of the endpoints it has and what else it serves.
+Requests are described by the very types that read them, answers by types that tests hold them against. A
+field that is known and refused is not in it, nor what operators and probes ask. Not described: the event that
+ends a stream of /generate with a timeline, which has nothing but `baton`.
 """
 
 from __future__ import annotations
