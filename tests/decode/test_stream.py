@@ -53,7 +53,12 @@ class Script:
     async def close(self) -> None: ...
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
     ) -> None:
         if self.failure is not None and len(self.requests) == 1:
             raise self.failure

@@ -48,6 +48,7 @@ from baton.openai import (
 from baton.protocol import placed
 from baton.protocol.engine import EngineFacts
 from baton.telemetry import CONTENT_TYPE, Metrics
+from baton.trace import SILENT, Tracing
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ class App:
     meters: Meters
     settings: DecodeSettings
     clock: Clock
+    tracing: Tracing = SILENT
 
     def main(self) -> Starlette:
         """Everything; /metrics only if it has no port of its own."""
@@ -102,6 +104,7 @@ class App:
             self.settings.http,
             self.settings.limits.deadline_s,
             self.clock,
+            self.tracing,
         )
 
     def _probes(self) -> list[Route]:
@@ -120,9 +123,11 @@ class App:
         return partial(self._generate, partial(self._asked, read))
 
     async def _generate(self, read: Reader, exchange: Exchange[ServedModel]) -> None:
-        reply, model = exchange.reply, exchange.guest
+        reply, model, span = exchange.reply, exchange.guest, exchange.span
         work = await _off_loop(exchange.body, partial(read, exchange))
-        with Generation(work, model, self.pod.front, self.meters, self.clock, exchange.began) as generation:
+        with Generation(
+            work, model, self.pod.front, self.meters, self.clock, exchange.began, span.header
+        ) as generation:
             self.pod.generating.add(generation)
             watch = asyncio.create_task(_watch(exchange.receive, generation))
             try:
@@ -137,6 +142,9 @@ class App:
                 watch.cancel()
                 self.pod.generating.discard(generation)
                 exchange.notes |= generation.notes()
+                if span.recorded:
+                    span.marks(generation.marks())
+                    span.tell(model=work.shape.model, **generation.facts())
 
     def _asked(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> Work:
         facts = self._facts

@@ -24,6 +24,8 @@ class Try:
     """Peers that were asked before."""
     lender: str
     """The pod whose pool holds most of the prompt's prefix, as far as the router knew."""
+    trace: str
+    """The request's `traceparent`, which its writer is given."""
     asked_at: float = 0.0
     """When the peer was asked; 0 before."""
     pages: int = 0

@@ -98,7 +98,12 @@ class Handoffs:
     # ---- what the pod's front calls ----
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
     ) -> None:
         """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
@@ -111,7 +116,7 @@ class Handoffs:
             else:
                 watched(_unavailable(request.id))
             return
-        one = self._try(request, peer, tuple(prefer or ()), (), lender)
+        one = self._try(request, peer, tuple(prefer or ()), (), lender, trace)
         ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.local_below)
         self.worker.open_with(ask, watched)
 
@@ -200,10 +205,16 @@ class Handoffs:
         return choose(self.peers, busy, prefer, tried)
 
     def _try(
-        self, request: Request, peer: Peer, prefer: tuple[str, ...], tried: tuple[Peer, ...], lender: str
+        self,
+        request: Request,
+        peer: Peer,
+        prefer: tuple[str, ...],
+        tried: tuple[Peer, ...],
+        lender: str,
+        trace: str,
     ) -> Try:
         deadline = time.monotonic() + self.settings.timeout_s
-        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender)
+        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender, trace)
         self._tries[one.attempt] = self._current[request.id] = one
         return one
 
@@ -218,7 +229,8 @@ class Handoffs:
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
         remaining = max(0.1, one.deadline - time.monotonic())
-        leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining, one.lender)
+        first, pages = reservation.first, reservation.pages
+        leg = pods.Leg(one.attempt, one.request, first, pages, remaining, one.lender, one.trace)
         one.peer.send(leg)
         self._mark(one, "asked")
         self._asked[one.attempt] = one.request.id
@@ -260,7 +272,7 @@ class Handoffs:
         tried = (*one.tried, one.peer)
         peer = self._choose(one.prefer, tried) if len(tried) < self.settings.tries else None
         if peer is not None:
-            again = self._try(one.request, peer, one.prefer, tried, one.lender)
+            again = self._try(one.request, peer, one.prefer, tried, one.lender, one.trace)
             self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
             return
         del self._current[one.request.id]

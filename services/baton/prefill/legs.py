@@ -20,9 +20,11 @@ import zmq.asyncio
 from baton.core.errors import BatonError, ProtocolMismatch
 from baton.engine.worker import Sink, Worker
 from baton.lending import Lending
+from baton.prefill.spans import LegSpans
 from baton.protocol import engine as wire
 from baton.protocol import pods
 from baton.protocol.secret import secure
+from baton.trace import SILENT, Tracing
 
 log = logging.getLogger("baton.prefill")
 
@@ -42,7 +44,14 @@ class Visitor:
 
 
 class LegDesk:
-    def __init__(self, worker: Worker, hello: pods.Hello, address: str, secret: str = "") -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        hello: pods.Hello,
+        address: str,
+        secret: str = "",
+        tracing: Tracing = SILENT,
+    ) -> None:
         """`address`: where to bind, as ZMQ writes it."""
         self.worker = worker
         self.hello = hello
@@ -60,6 +69,7 @@ class LegDesk:
         self._tasks: list[asyncio.Task[None]] = []
         self._reading: dict[str, asyncio.Task[None]] = {}
         """Legs that wait for a prefix which is being read, by attempt."""
+        self._spans = LegSpans(tracing)
         self.lending = Lending(worker, self._send_to)
         worker.listener = self
 
@@ -162,6 +172,7 @@ class LegDesk:
             self._send(visitor.identity, told)
             return
         visitor.legs.add(leg.attempt)
+        self._spans.begin(leg, visitor.pod or visitor.worker)
         owner, pages = self._owner(visitor, leg)
         if owner and pages >= (self.lending.least(owner) or pages + 1):
             identities = leg.request.identities[:pages]
@@ -205,6 +216,7 @@ class LegDesk:
             if update.error is not None:
                 self._end(attempt, False, update.error)
             elif update.token is not None and attempt in visitor.legs:
+                self._spans.first(attempt, update)
                 scores, cached, now = update.scores or (), update.cached or 0, time.monotonic()
                 marks = tuple((what, now - at) for what, at in update.course.marks) if update.course else ()
                 first = pods.First(attempt, update.token, update.logprob, scores, cached, marks)
@@ -219,6 +231,7 @@ class LegDesk:
         self._end(end.attempt, end.complete, reason, end.seconds)
 
     def _end(self, attempt: str, complete: bool, reason: str, seconds: float = 0.0) -> None:
+        self._spans.end(attempt, reason, seconds)
         for visitor in self._visitors.values():
             if attempt in visitor.legs:
                 visitor.legs.discard(attempt)
@@ -266,6 +279,7 @@ class LegDesk:
         for attempt in visitor.legs:
             self._stop_reading(attempt)
             self.worker.tell(wire.AbortLeg(attempt))
+            self._spans.end(attempt, "the decode worker is gone")
         self.lending.gone(visitor.worker)
         self.worker.tell(wire.Part(visitor.worker))
         self._visitors.pop(visitor.worker, None)

@@ -37,6 +37,7 @@ from baton.router.probes import Probes
 from baton.router.relay import Errand, Errands
 from baton.router.settings import RouterSettings
 from baton.router.understand import Read, Understanding
+from baton.trace import SILENT, Tracing
 
 JSON = "application/json"
 
@@ -54,6 +55,7 @@ class App:
     meters: Meters
     clock: Clock
     page: Page | None = None
+    tracing: Tracing = SILENT
 
     def main(self) -> ASGIApp:
         """Everything; /metrics and the page only if they have no port of their own."""
@@ -101,6 +103,7 @@ class App:
             self.settings.http,
             self.settings.limits.deadline_s,
             self.clock,
+            self.tracing,
         )
 
     # ---- generating ----
@@ -127,6 +130,9 @@ class App:
         if counted.cached:
             self.meters.cached.inc(counted.cached)
         exchange.notes |= {**errand.notes(), "stream": asked.shape.stream}
+        exchange.span.tell(
+            model=asked.shape.model, cached_tokens=counted.cached, generated_tokens=counted.generated
+        )
 
     async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[Key]) -> None:
         await exchange.reply.json(await self.understanding.convert(convert, exchange.body))

@@ -33,6 +33,7 @@ from baton.router.understand import Understanding
 from baton.router.wire import Pool
 from baton.state import FleetMirror, LeaseBoard, Link
 from baton.telemetry import Metrics
+from baton.trace import Tracing, tracing_to
 
 log = logging.getLogger("baton.router")
 
@@ -57,8 +58,10 @@ async def run(settings: RouterSettings, share: Share = Share()) -> None:
     """A router's life. Returns after a stop that was asked for; raises what else ended it."""
     stop, hurry = stop_asked()
     async with AsyncExitStack() as stack:
+        name = f"{os.uname().nodename}-{incarnation_id()}"
+        tracing = stack.enter_context(tracing_to(settings.trace, "baton-router", name))
         base = await asyncio.to_thread(_served, settings)
-        app = await _build(settings, base, stack, share)
+        app = await _build(settings, base, stack, share, name, tracing)
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http, listening=share.main))
         if port := settings.http.metrics_port:
             second = HttpServer(app.operations(), settings.http, port, share.metrics)
@@ -79,12 +82,20 @@ async def run(settings: RouterSettings, share: Share = Share()) -> None:
     log.info("stopped")
 
 
-async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitStack, share: Share) -> App:
+async def _build(
+    settings: RouterSettings,
+    base: ServedModel,
+    stack: AsyncExitStack,
+    share: Share,
+    name: str,
+    tracing: Tracing,
+) -> App:
+    """`name` is this run's, among all routers."""
     clock, metrics, trail = SystemClock(), Metrics(), Trail()
     meters = Meters(metrics, settings.placement.policy)
     keys = KeyRing(settings.keys.file, clock)
     link = await stack.enter_async_context(Link(settings.state, name="router"))
-    mirror = await stack.enter_async_context(FleetMirror(link, f"{os.uname().nodename}-{incarnation_id()}"))
+    mirror = await stack.enter_async_context(FleetMirror(link, name))
     pool = Pool()
     stack.callback(pool.close)
     catalog = Catalog(base, settings.model.names)
@@ -129,7 +140,7 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
         feed = _feed(settings, probes, meters, pool)
         page = Page(feed)
         _background(stack, feed.run())
-    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page)
+    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page, tracing)
 
 
 def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) -> Feed:

@@ -10,6 +10,7 @@ from baton.http import HttpSettings
 from baton.router.placement import PlacementSettings
 from baton.state import StateSettings
 from baton.telemetry import LogSettings
+from baton.trace import TraceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +125,6 @@ class UiSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InvalidSetting("port", f"must be between 0 and 65535, not {self.port}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceSettings:
-    """Distributed traces."""
-
-    endpoint: str = ""
-    """Where spans are sent; empty sends none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,10 +161,15 @@ class Worker:
     # ---- requests ----
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
     ) -> None:
-        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer` and
-        `lender` are for workers that have others to ask."""
+        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer`,
+        `lender` and `trace` are for workers that have others to ask."""
         self.open_with(wire.Submit(request), sink)
 
     def open_with(self, message: wire.Submit | wire.Ask | wire.RunLeg, sink: Sink) -> None:

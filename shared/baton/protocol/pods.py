@@ -42,7 +42,7 @@ class Hello(Message, frozen=True, tag=True):
     """What the sender's pod is called, run after run."""
 
 
-class Leg(Message, frozen=True, tag=True):
+class Leg(Message, frozen=True, tag=True, omit_defaults=True):
     """Compute this prompt and push its pages into mine."""
 
     attempt: str
@@ -52,6 +52,9 @@ class Leg(Message, frozen=True, tag=True):
     timeout_s: float
     lender: str = ""
     """A pod that is said to hold more of the prompt's prefix than either of us; empty where none is."""
+    trace: str = ""
+    """The request's W3C `traceparent`. Not on the wire where there is none, so that pods of a release without
+    it are asked as ever."""
 
 
 class AbortLeg(Message, frozen=True, tag=True):

@@ -29,6 +29,7 @@ from baton.router.relay.trail import Placement, Trail
 from baton.router.relay.usage import Counted, usage_of
 from baton.router.settings import RetrySettings
 from baton.router.wire import Pool
+from baton.trace import Span
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
@@ -161,17 +162,17 @@ class Errand:
         placement = Placement(exchange.id, self._attempts, shared.clock.now(), self.counted.prompt, decision)
         body = encode(self._placed(decision))
         left_s = exchange.deadline - shared.clock.now()
-        message = head_of(origin, exchange.id, left_s, len(body)) + body
+        span = self._begin(decision)
+        message = head_of(origin, exchange.id, left_s, len(body), span.header) + body
         self._attempts += 1
         if self._explained:
             explain(exchange.reply, decision, self._attempts)
         shared.trail.add(placement)
-        with Leg(
-            shared, placement, exchange.began, first=self.ttft_s is None, stream=self._asked.shape.stream
-        ) as leg:
+        first, stream = self.ttft_s is None, self._asked.shape.stream
+        with Leg(shared, placement, exchange.began, span, first=first, stream=stream) as leg:
             attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)
             try:
-                if self._asked.shape.stream:
+                if stream:
                     await attempt.stream(message, self._relay)
                 else:
                     answer = await attempt.whole(message)
@@ -182,6 +183,20 @@ class Errand:
                     self.ttft_s = leg.ttft_s
             leg.completed()
         shared.pods.shunning.succeeded(decision.decode)
+
+    def _begin(self, decision: Decision) -> Span:
+        """The span of one attempt. The request's own tells where it was placed last."""
+        span = self._exchange.span
+        if not span.recorded:
+            return span
+        facts = {
+            "decode": decision.decode,
+            "prefill": "" if decision.local else decision.computes,
+            "predicted_ttft": round(decision.predicted_ttft_s, 4),
+            "cached_expected": decision.cached_decode,
+        }
+        span.tell(**facts)
+        return span.begin("attempt", number=self._attempts, **facts)
 
     def _placed(self, decision: Decision) -> Placed:
         delivered = self._relay.resume() if self._attempts else {}
@@ -215,6 +230,7 @@ class Errand:
         self._excluded |= {decision.decode}
         self._shared.meters.refusals.labels(error.code).inc()
         self._shared.pods.shunning.refused(decision.decode)
+        self._exchange.span.mark("refused", decode=decision.decode, cause=error.code)
 
     def _lost(self, decision: Decision, error: PeerLost) -> None:
         """The pod failed it. Raises what the client is told, when that was the last try."""
@@ -228,7 +244,11 @@ class Errand:
         if self._failures >= shared.settings.tries or not shared.budget.take(self._failures):
             shared.meters.given_up.inc()
             raise error
-        (shared.meters.resumes if self._relay.relayed else shared.meters.retries).inc()
+        resumes = bool(self._relay.relayed)
+        (shared.meters.resumes if resumes else shared.meters.retries).inc()
+        self._exchange.span.mark(
+            "resumed" if resumes else "retried", decode=decision.decode, cause=str(error)
+        )
 
     def notes(self) -> dict[str, object]:
         """For the log."""

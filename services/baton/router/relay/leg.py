@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from baton.core.errors import Cancelled, PeerLost, Refused
 from baton.router.relay.trail import Placement
 from baton.state import Hold
+from baton.trace import Span
 
 if TYPE_CHECKING:
     from baton.router.relay.errand import Errands
@@ -24,14 +25,15 @@ AT_LEAST_S = 0.02
 
 class Leg:
     __slots__ = (
-        "_began", "_computes", "_first", "_last", "_owner", "_shared", "_stream", "_timer", "placement",
-        "ttft_s",
+        "_began", "_computes", "_first", "_last", "_owner", "_shared", "_span", "_stream", "_timer",
+        "placement", "ttft_s",
     )  # fmt: skip
 
     def __init__(
-        self, shared: Errands, placement: Placement, began: float, *, first: bool, stream: bool
+        self, shared: Errands, placement: Placement, began: float, span: Span, *, first: bool, stream: bool
     ) -> None:
-        """`first`: nothing of the answer has come yet, from any pod."""
+        """`first`: nothing of the answer has come yet, from any pod. `span` ends with the attempt."""
+        self._span = span
         self._stream = stream
         self._shared = shared
         self.placement = placement
@@ -63,6 +65,8 @@ class Leg:
         placement.ended_s = self._shared.clock.now() - placement.at
         if error is not None:
             placement.outcome = _outcome(error)
+        self._span.tell(outcome=placement.outcome, ttft=placement.ttft_s)
+        self._span.end("" if error is None else str(error) or type(error).__name__)
 
     def completed(self) -> None:
         self.placement.outcome = "completed"
