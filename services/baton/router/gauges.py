@@ -34,6 +34,9 @@ class Gauges:
         gauge("baton_router_workers_shunned", "Workers that are kept away from.").set_function(
             lambda: len(pods.shunning.shunned)
         )
+        gauge("baton_router_workers_slow", "Workers that take longer than they claim.").set_function(
+            lambda: len(pods.paces.slow)
+        )
         gauge("baton_router_routers", "Other routers that are heard of.").set_function(
             lambda: pods.loads.routers
         )

@@ -168,6 +168,7 @@ class Errand:
         if self._explained:
             explain(exchange.reply, decision, self._attempts)
         shared.trail.add(placement)
+        shared.pods.paces.placed(decision, placement.at)
         first, stream = self.ttft_s is None, self._asked.shape.stream
         with Leg(shared, placement, exchange.began, span, first=first, stream=stream) as leg:
             attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)

@@ -84,6 +84,8 @@ class Leg:
         placement, meters = self.placement, self._shared.meters
         placement.ttft_s = now - placement.at
         meters.prediction(placement.decision, placement.ttft_s)
+        if self._first and not placement.attempt:  # what an earlier attempt has left behind is not foretold
+            self._shared.pods.paces.measured(placement.decision, placement.ttft_s, now)
         self._computed()
         if self._first:
             self.ttft_s = now - self._began

@@ -43,6 +43,8 @@ class Faults:
     """Takes requests and never answers."""
     cut: bool = False
     """Cuts connections in the middle of an event."""
+    slower: float = 1.0
+    """Prompts take so many times longer than its lease says."""
 
 
 @dataclass(slots=True)
@@ -264,7 +266,7 @@ class SimulatedWorker:
         timing, now = self.settings.timing, self._now()
         rate = timing.prefill_tokens_per_s
         took = timing.prefill_s + (tokens / rate if rate else 0.0)
-        self._lane_free_at = max(now, self._lane_free_at) + took
+        self._lane_free_at = max(now, self._lane_free_at) + took * self.faults.slower
         return self._lane_free_at - now
 
     def store(self, identities: tuple[bytes, ...]) -> None:
