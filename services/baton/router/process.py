@@ -31,7 +31,7 @@ from baton.router.relay import Errands, RetryBudget, Trail
 from baton.router.settings import RouterSettings
 from baton.router.understand import Understanding
 from baton.router.wire import Pool
-from baton.state import FleetMirror, LeaseBoard, Link
+from baton.state import FleetMirror, IndexFeed, LeaseBoard, Link
 from baton.telemetry import Metrics
 from baton.trace import Tracing, tracing_to
 
@@ -52,6 +52,8 @@ class Share:
     """On the loopback: where its siblings ask for its own figures."""
     siblings: tuple[int, ...] = ()
     """The ports of all of them, its own included, by number."""
+    feed: int = 0
+    """The port of the feed that reads prefix events for all of them; without one it reads them itself."""
 
 
 async def run(settings: RouterSettings, share: Share = Share()) -> None:
@@ -95,7 +97,7 @@ async def _build(
     meters = Meters(metrics, settings.placement.policy)
     keys = KeyRing(settings.keys.file, clock)
     link = await stack.enter_async_context(Link(settings.state, name="router"))
-    mirror = await stack.enter_async_context(FleetMirror(link, name))
+    mirror = await stack.enter_async_context(FleetMirror(link, name, share.feed))
     pool = Pool()
     stack.callback(pool.close)
     catalog = Catalog(base, settings.model.names)
@@ -153,6 +155,13 @@ def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) 
         policy=settings.placement.policy, problem=problem, clock=probes.clock,
     )  # fmt: skip
     return Feed(sources, probes.clock)
+
+
+async def feed(settings: RouterSettings, listening: socket.socket) -> None:
+    """The life of the process that reads prefix events for all that share a port."""
+    stop, _ = stop_asked()
+    async with Link(settings.state, name="router-feed") as link, IndexFeed(link, listening):
+        await stop.wait()
 
 
 async def _looked(discovery: LeaseBoard | KubernetesFleet) -> None:
