@@ -7,9 +7,8 @@ answer at once from what the pod knows.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +20,16 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from baton.core.clock import Clock
-from baton.core.errors import Cancelled, InvalidField, InvalidRequest, ProtocolMismatch, Refused, WorkerDied
+from baton.core.errors import (
+    Cancelled,
+    CannotContinue,
+    InvalidField,
+    InvalidRequest,
+    ProtocolMismatch,
+    Refused,
+    WorkerDied,
+)
+from baton.core.ids import made_at
 from baton.core.version import version
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
@@ -38,13 +46,16 @@ from baton.openai import (
     ServedModel,
     description,
     detokenize,
+    mark_of,
     model_list,
+    read_bookmark,
     read_chat,
     read_completion,
     read_generate,
     response,
     tokenize,
 )
+from baton.openai.bookmark import HEADER, LAST_EVENT
 from baton.protocol import placed
 from baton.protocol.engine import EngineFacts
 from baton.telemetry import CONTENT_TYPE, Metrics
@@ -148,10 +159,22 @@ class App:
 
     def _asked(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> Work:
         facts = self._facts
-        asked = read(exchange.body, exchange.guest, id=exchange.id, created=int(time.time())).seeded()
+        fingerprint = facts.fingerprint.hex()
+        brought = header(exchange.scope, LAST_EVENT)
+        bookmark = read_bookmark(brought) if brought else None
+        if bookmark is not None and bookmark.model != mark_of(fingerprint):
+            raise CannotContinue(HEADER, "another model gave this answer; ask for a new one")
+        id = bookmark.request if bookmark else exchange.id
+        asked = read(exchange.body, exchange.guest, id=id, created=made_at(id)).seeded()
+        if bookmark is not None:
+            asked.check_continued()
         timeline = header(exchange.scope, TIMELINE_HEADER.encode()) == "true"
-        requests = asked.requests(facts.page_size, facts.fingerprint.hex())
-        return of_asked(asked, requests, timeline=timeline)
+        requests = [
+            replace(one, id=f"{exchange.id}-{place}")
+            for place, one in enumerate(asked.requests(facts.page_size, fingerprint))
+        ]
+        shown = replace(asked, shape=asked.shape_of(fingerprint))
+        return of_asked(shown, requests, had=bookmark.had if bookmark else None, timeline=timeline)
 
     def _placed(self, exchange: Exchange[ServedModel]) -> Work:
         try:

@@ -60,7 +60,9 @@ class Generation:
         self._began = began
         eos = frozenset(front.facts.eos)
         self.sequences = [
-            OpenSequence(request, index, prompt, work.shape, model, eos, ended=index in work.ended)
+            OpenSequence(
+                request, index, prompt, work.shape, model, eos, ended=index in work.ended, had=work.had
+            )
             for index, (request, prompt) in enumerate(zip(work.requests, work.prompts, strict=True))
         ]
         self._left = len(self.sequences) - len(work.ended)

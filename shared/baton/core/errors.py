@@ -6,6 +6,7 @@
     │   │   ├── UnknownField    no such field
     │   │   ├── UnsupportedField  a field or value that is known and not served here
     │   │   ├── PromptTooLong   prompt and output do not fit the model's length
+    │   │   ├── CannotContinue  an answer that was begun cannot be gone on with
     │   │   └── UnknownModel    no such model or adapter here
     │   ├── UnknownPath         nothing is served at this path
     │   ├── Unauthenticated     no key, or none that is known here
@@ -74,6 +75,13 @@ class UnsupportedField(InvalidField):
 
 class PromptTooLong(InvalidField):
     code = "context_length_exceeded"
+
+
+class CannotContinue(InvalidField):
+    """Asking again will not help, but a new answer may be asked for."""
+
+    status = 412
+    code = "cannot_continue"
 
 
 class UnknownModel(InvalidField):

@@ -2,8 +2,9 @@
 
 Each event that brings tokens names, in the `id:` field, its choice, how many tokens that choice had
 before, and the ids of the new ones: `id: 0.17:1523,88`; a dot at the end says that the choice has ended.
-A router relays bytes through `EventRelay` and reads those fields only when a pod was lost, to resume the
-request where its client stands. OpenAI's clients skip the field.
+What a client needs to come back with may stand before a slash (`bookmark`). A router relays bytes through
+`EventRelay` and reads those fields only when a pod was lost, to resume the request where its client stands.
+OpenAI's clients skip the field.
 
 An event's ids are those of all tokens since the event before it, also of those whose text is held back: a
 character that is not whole, the beginning of a stop string. What is held back is a function of the ids, so
@@ -25,7 +26,7 @@ _LAST = b": last\n"
 """A comment before the first of the events that are one with `[DONE]`."""
 _END = b"\n\n"
 _ID = b"id: "
-_FIELD = re.compile(rb"id: (\d+)\.(\d+):([\d,]*)(\.?)")
+_FIELD = re.compile(rb"id: (?:[\w.-]*/)?(\d+)\.(\d+):([\d,]*)(\.?)")
 
 
 def sse(
@@ -35,11 +36,13 @@ def sse(
     return b"%bdata: %b\n\n" % (id_field(token_ids, choice, start, final), data)
 
 
-def id_field(token_ids: Sequence[int], choice: int, start: int, final: bool = False) -> bytes:
+def id_field(
+    token_ids: Sequence[int], choice: int, start: int, final: bool = False, bookmark: str = ""
+) -> bytes:
     """Empty for an event that brings no token and ends no choice."""
     if not token_ids and not final:
         return b""
-    return f"id: {choice}.{start}:{','.join(map(str, token_ids))}{'.' if final else ''}\n".encode()
+    return f"id: {bookmark}{choice}.{start}:{','.join(map(str, token_ids))}{'.' if final else ''}\n".encode()
 
 
 def ending(*events: bytes) -> bytes:
@@ -53,6 +56,7 @@ class Delivered:
     """What a client has of one choice."""
 
     token_ids: list[int] = field(default_factory=list)
+    """Those that went by here."""
     ended: bool = False
     """Its finish reason went by too."""
 
@@ -61,9 +65,11 @@ class EventRelay:
     """Passes one client's stream on in whole events, so that it never sees half of one when a pod dies, and
     remembers which tokens went by, whichever pods they came from. Not thread-safe; one owner."""
 
-    __slots__ = ("_ids", "_rest", "done", "relayed")
+    __slots__ = ("_before", "_ids", "_rest", "done", "relayed")
 
-    def __init__(self) -> None:
+    def __init__(self, before: int = 0) -> None:
+        """`before`: tokens that the client had of the only choice when it came."""
+        self._before = before
         self.relayed = 0
         """Bytes passed on."""
         self.done = False
@@ -112,7 +118,7 @@ class EventRelay:
                 raise Failed(f"an event's id cannot be read: {line[:80]!r}")
             choice, start, ids, final = found.groups()
             one = choices.setdefault(int(choice), Delivered())
-            if len(one.token_ids) != int(start) or one.ended:
+            if self._before + len(one.token_ids) != int(start) or one.ended:
                 raise Failed(f"choice {int(choice)}: tokens from {int(start)} on do not follow what was sent")
             one.token_ids += map(int, ids.split(b",")) if ids else ()
             one.ended = bool(final)

@@ -14,6 +14,7 @@ import msgspec
 
 from baton.core.types import Finish, TokenLogprob
 from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prompt_text, usage_object
+from baton.openai.bookmark import digest_of
 from baton.openai.events import id_field, sse
 from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
 from baton.openai.shape import Endpoint, Prompt, Shape, Usage
@@ -54,15 +55,15 @@ def choice_stream(
     `delivered` is what the client of a resumed sequence has already."""
     if shape.endpoint is Endpoint.GENERATE:
         return GenerateStream(shape, tokenizer, usage, index, delivered, delivered_text)
-    return OpenAIStream(shape, tokenizer, usage, index, prompt, prompt_logprobs, len(delivered))
+    return OpenAIStream(shape, tokenizer, usage, index, prompt, prompt_logprobs, delivered)
 
 
 class OpenAIStream:
     """Events of /v1/chat/completions and /v1/completions."""
 
     __slots__ = (
-        "_close", "_echoed", "_extras", "_first", "_head", "_index", "_opening", "_plain", "_prompt",
-        "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
+        "_close", "_digest", "_echoed", "_extras", "_first", "_head", "_index", "_opening", "_plain",
+        "_prompt", "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +74,7 @@ class OpenAIStream:
         index: int,
         prompt: Prompt | None,
         prompt_logprobs: Sequence[TokenLogprob | None] | None,
-        sent: int,
+        delivered: Sequence[int],
     ) -> None:
         self._shape = shape
         self._tokenizer = tokenizer
@@ -82,8 +83,9 @@ class OpenAIStream:
         self._prompt = prompt
         self._prompt_logprobs = prompt_logprobs if shape.echo else None
         self._echoed = prompt_text(prompt, tokenizer) if shape.echo and prompt is not None else ""
-        self._sent = sent
-        self._first = sent == 0
+        self._sent = len(delivered)
+        self._digest = digest_of(delivered)
+        self._first = not delivered
         chat = shape.endpoint is Endpoint.CHAT
         top = _encode(
             {
@@ -114,7 +116,7 @@ class OpenAIStream:
     ) -> bytes:
         start = self._sent
         self._sent += len(token_ids)
-        field = id_field(token_ids, self._index, start, finish is not None)
+        field = id_field(token_ids, self._index, start, finish is not None, self._bookmark(token_ids))
         if not self._first and finish is None and logprobs is None and not self._extras:
             return b"".join((field, self._head, _encode(text), self._plain))
         if self._first:
@@ -129,6 +131,12 @@ class OpenAIStream:
         parts += (b"}]", self._usage_now(), b"}\n\n")
         self._first = False
         return b"".join(parts)
+
+    def _bookmark(self, token_ids: Sequence[int]) -> str:
+        if not self._shape.ticket:
+            return ""
+        self._digest = digest_of(token_ids, self._digest)
+        return f"{self._shape.ticket}.{self._digest:08x}/"
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob] | None, offsets: Sequence[int]) -> Any:
         shape, prompt = self._shape, self._prompt

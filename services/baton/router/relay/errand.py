@@ -1,7 +1,8 @@
 """One request on its way: placed, sent, and placed again when its pod fails, until its client has the answer.
 
 The state that outlives a pod is here: what the client has (`EventRelay`), who failed, how long is left.
-Requests are seeded, so whoever runs one again draws the same tokens.
+Requests are seeded, so whoever runs one again draws the same tokens. So may one that a client had begun and
+comes back for: pods compute it from its beginning, and tell what the client has not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, R
 from baton.core.types import Request
 from baton.http import Exchange
 from baton.http.body import header
-from baton.openai import Asked, EventRelay
+from baton.openai import Asked, EventRelay, Had
 from baton.protocol.placed import Placed, encode
 from baton.router.meters import Meters
 from baton.router.placement import Decision, Query, Reason, Refusal, lender
@@ -51,23 +52,32 @@ class Errands:
     settings: RetrySettings
     clock: Clock
 
-    def start(self, exchange: Exchange[Any], asked: Asked, generation: Generation) -> Errand:
+    def start(
+        self, exchange: Exchange[Any], asked: Asked, generation: Generation, had: Had | None = None
+    ) -> Errand:
+        """`had`: what a client that comes back has of the answer."""
         self.budget.request()
-        return Errand(self, exchange, asked, generation)
+        return Errand(self, exchange, asked, generation, had)
 
 
 class Errand:
     """`await errand.run()` once."""
 
     def __init__(
-        self, shared: Errands, exchange: Exchange[Any], asked: Asked, generation: Generation
+        self,
+        shared: Errands,
+        exchange: Exchange[Any],
+        asked: Asked,
+        generation: Generation,
+        had: Had | None,
     ) -> None:
         self._shared = shared
         self._exchange = exchange
         self._asked = asked
         self._generation = generation
         self._requests = _requests(asked, generation)
-        self._relay = EventRelay()
+        self._had = had
+        self._relay = EventRelay(had.tokens if had else 0)
         self._failures = 0
         self._attempts = 0
         self._excluded: frozenset[str] = frozenset()
@@ -101,7 +111,8 @@ class Errand:
 
     def _place(self) -> Decision | Refusal:
         found = self._place_within()
-        if isinstance(found, Refusal) and not self._relay.relayed and (self._failures or self._last is None):
+        free = self._had is None and not self._relay.relayed
+        if isinstance(found, Refusal) and free and (self._failures or self._last is None):
             # Nothing was delivered, so another model's pods may have it: an update may have gone on.
             other = self._shared.pods.other(self._generation.kind)
             if other is not None:
@@ -170,7 +181,7 @@ class Errand:
         shared.trail.add(placement)
         shared.pods.paces.placed(decision, placement.at)
         first, stream = self.ttft_s is None, self._asked.shape.stream
-        with Leg(shared, placement, exchange.began, span, first=first, stream=stream) as leg:
+        with Leg(shared, placement, exchange.began, span, first=first, told=self._told_at_once) as leg:
             attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)
             try:
                 if stream:
@@ -184,6 +195,11 @@ class Errand:
                     self.ttft_s = leg.ttft_s
             leg.completed()
         shared.pods.shunning.succeeded(decision.decode)
+
+    @property
+    def _told_at_once(self) -> bool:
+        """Whether the first bytes come when the prompt has been computed."""
+        return self._asked.shape.stream and self._had is None
 
     def _begin(self, decision: Decision) -> Span:
         """The span of one attempt. The request's own tells where it was placed last."""
@@ -201,8 +217,10 @@ class Errand:
 
     def _placed(self, decision: Decision) -> Placed:
         delivered = self._relay.resume() if self._attempts else {}
-        requests = self._requests
-        if self._attempts:
+        had, requests = self._had, self._requests
+        if had is not None and delivered:
+            had, delivered = had.and_then(delivered[0].token_ids, delivered[0].ended), {}
+        if self._attempts or had is not None:
             requests = tuple(
                 replace(
                     request,
@@ -213,11 +231,12 @@ class Errand:
             )
         return Placed(
             id=self._exchange.id,
-            shape=self._asked.shape,
+            shape=self._asked.shape_of(self._generation.kind.fingerprint),
             requests=requests,
             texts=tuple([prompt.text for prompt in self._asked.prompts]),
             ended=tuple([place for place, one in delivered.items() if one.ended]),
             resumes=bool(self._relay.relayed),
+            had=had,
             prefill=decision.prefill,
             lender=self._lender,
             timeline=self._timed,

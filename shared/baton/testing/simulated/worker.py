@@ -221,7 +221,7 @@ class SimulatedWorker:
         placed = read(line.body)
         work = Work(line, placed, its.max_model_len, its.vocabulary)
         if wrong := work.wrong():
-            line.answer(500, error_body(Failed(wrong)))
+            line.answer(status_of(wrong), error_body(wrong))
             return
         if self._used + self._pages(work) > its.pages:
             raise OutOfPages("no page is left")
