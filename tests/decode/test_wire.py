@@ -69,8 +69,8 @@ def test_a_client_that_leaves_frees_the_engine(pod: Pod, http: httpx.Client, str
         if stream:
             client.recv(1000)
     await_true(lambda: running(http) == 0, 2)
-    used = samples(http.get("/metrics").text)
-    assert used["baton_pages{state=used}"] == 0
+    # Pages of a step that was under way are given back after it.
+    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 2)
     await_true(lambda: any(line.get("client_request") == f"leaver-{stream:d}" for line in pod.log), 5)
     line = next(line for line in pod.log if line.get("client_request") == f"leaver-{stream:d}")
     assert (line["message"], line["reason"]) == ("request cancelled", "the client left")
