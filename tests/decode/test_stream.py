@@ -115,7 +115,10 @@ class Played:
 
     def tokens(self) -> list[int]:
         """How many tokens each event brought."""
-        return [len(ids.split(b",")) for ids in re.findall(rb"id: \d+\.\d+:([\d,]+)", b"".join(self.written))]
+        return [
+            len(ids.split(b","))
+            for ids in re.findall(rb"id: \d+\.\d+(?:\+\d+)?:([\d,]+)", b"".join(self.written))
+        ]
 
 
 async def turns() -> None:

@@ -30,7 +30,7 @@ def test_each_event_names_the_tokens_it_brings(http: httpx.Client, n: int) -> No
     *events, done, rest = answer.text.split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     for event in events:
-        field = re.match(r"id: (?:[\w.]+/)?(\d+)\.(\d+):([\d,]*)\.?\ndata: \{", event)
+        field = re.match(r"id: (?:[\w.]+/)?(\d+)\.(\d+)(?:\+\d+)?:([\d,]*)\.?\ndata: \{", event)
         assert field is not None, event
         tokens = ids[int(field[1])]
         assert len(tokens) == int(field[2])
@@ -102,7 +102,7 @@ def test_a_client_that_does_not_read_is_waited_for_without_loss(pod: Pod, http: 
             parts.append(part)
     text = b"".join(parts)
     assert b"data: [DONE]" in text
-    sizes = [len(ids.split(b",")) for ids in re.findall(rb"id: 0\.\d+:([\d,]+)", text)]
+    sizes = [len(ids.split(b",")) for ids in re.findall(rb"id: 0\.\d+(?:\+\d+)?:([\d,]+)", text)]
     assert sum(sizes) == 400
     assert max(sizes) > 50, "events were queued one by one"
 

@@ -59,7 +59,7 @@ def ask(router: Router, path: str, body: dict[str, Any], last: str = "") -> http
 
 def told(data: str) -> str:
     """Without what each pod finds for itself: how much of the prompt it has cached."""
-    return re.sub(r'"cached_tokens":\d+', "", data)
+    return re.sub(r'"cached_tokens":\d+|\+\d+', "", data)
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -86,7 +86,7 @@ def test_a_continued_stream_can_be_cut_again(both: list[Router]) -> None:
     while len(got) < TOKENS:
         rest = ask(both[len(got) % 2], path, body, id_of(got[-1]) or "").text
         got.append(events_of(rest)[0])
-    assert got == events[:TOKENS]
+    assert told("".join(got)) == told("".join(events[:TOKENS]))
 
 
 def test_a_socket_that_breaks_ends_the_work_and_its_client_comes_back(
@@ -110,7 +110,7 @@ def test_a_socket_that_breaks_ends_the_work_and_its_client_comes_back(
         ]
         rest = ask(second, "/v1/chat/completions", json.loads(body), had[-1][4:])
         whole = ask(second, "/v1/chat/completions", json.loads(body), had[0][4:])
-    assert rest.text.endswith("data: [DONE]\n\n") and whole.text.endswith(rest.text)
+    assert rest.text.endswith("data: [DONE]\n\n") and told(whole.text).endswith(told(rest.text))
     assert len(events_of(rest.text)) == 40 - len(had) + 1
 
 
@@ -128,7 +128,7 @@ def test_a_pod_that_dies_under_a_continued_stream(
         else:
             worker.faults.break_after = 4
     rest = ask(both[0], path, body, id_of(whole[2]) or "")
-    assert rest.text == "".join(whole[3:])
+    assert told(rest.text) == "".join(whole[3:])
     placed = [placed.had.tokens for worker in workers for placed in worker.received if placed.had]
     assert sorted(placed) == [3, 7, 11]
 
@@ -197,7 +197,9 @@ def test_answers_of_another_model_are_not_continued(stage: Stage, router: Router
             new += [stage.worker(id, fingerprint="new") for id in ("new-1", "new-2")]
             router.await_fleet("old", "new-1", "new-2")
             assert ask(router, path, body).is_success and any(worker.received for worker in new)
-            assert ask(router, path, body, last).text == "".join(whole[4:]), "the old one is still there"
+            assert told(ask(router, path, body, last).text) == "".join(whole[4:]), (
+                "the old one is still there"
+            )
             assert not any(placed.had for worker in new for placed in worker.received)
             stage.leave(stage.peers.workers["old"])
             router.await_fleet("new-1", "new-2")

@@ -157,7 +157,7 @@ class OpenSequence:
             self._stream = choice_stream(
                 self._shape, self.model.tokenizer, self.usage, index=self.index, prompt=self.prompt,
                 prompt_logprobs=self.prompt_logprobs, delivered=self._delivered,
-                delivered_text=self._told,
+                delivered_text=self._told, anew=not self.request.generated,
             )  # fmt: skip
         if not first and not self._texts and self.finish is None:
             return b""

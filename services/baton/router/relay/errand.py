@@ -281,6 +281,7 @@ class Errand:
         """Tokens, at the end."""
         if self._asked.shape.stream:
             self.counted.generated = self._relay.tokens
+            self.counted.cached = self._relay.cached
         return self.counted
 
 

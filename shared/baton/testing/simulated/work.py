@@ -102,7 +102,7 @@ class Work:
                 delivered = run.delivered
                 run.stream = choice_stream(
                     shape, NO_TOKENIZER, run.usage, index=run.index, prompt=run.prompt, delivered=delivered,
-                    delivered_text=text_of(delivered),
+                    delivered_text=text_of(delivered), anew=not run.request.generated,
                 )  # fmt: skip
             run.told += 1
             run.ended = run.told >= run.last
