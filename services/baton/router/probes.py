@@ -95,10 +95,12 @@ class Probes:
         return Response(self.exposed.own(), media_type=CONTENT_TYPE)
 
     async def _placements(self, request: HttpRequest) -> Response:
+        self.gate.check_operator(request.scope)
         now = self.clock.now()
         return _json({"placements": [one.shown(now) for one in reversed(self.trail.placements)]})
 
     async def _fleet(self, request: HttpRequest) -> Response:
+        self.gate.check_operator(request.scope)
         return _json(self.fleet())
 
     def fleet(self) -> dict[str, Any]:

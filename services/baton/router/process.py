@@ -140,7 +140,7 @@ async def _build(
     page = None
     if settings.ui.enabled:
         feed = _feed(settings, probes, meters, pool)
-        page = Page(feed)
+        page = Page(feed, gate.check_operator)
         _background(stack, feed.run())
     return App(settings, gate, understanding, admission, errands, probes, meters, clock, page, tracing)
 

@@ -46,8 +46,8 @@ class KeySettings:
     """Who may ask."""
 
     file: str = ""
-    """One key a line, `name:key[:rate[:concurrency[:priority]]]`; read again when it changes. Empty lets
-    everybody in."""
+    """One key a line, `name:key[:rate[:concurrency[:priority[:operator]]]]`; read again when it changes. Only
+    keys marked `operator` may see /debug/* and the page's feed. Empty lets everybody in."""
     shared_cache: bool = False
     """Whether keys may find each other's prefixes cached."""
 

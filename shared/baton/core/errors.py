@@ -10,6 +10,7 @@
     │   │   └── UnknownModel    no such model or adapter here
     │   ├── UnknownPath         nothing is served at this path
     │   ├── Unauthenticated     no key, or none that is known here
+    │   ├── Forbidden           a key that is known, and may not do this
     │   ├── WrongMethod         not with this HTTP method
     │   ├── WrongContentType    the body is not JSON, or packed in a way that is not read here
     │   ├── BodyTooLarge        more bytes than a body may have
@@ -97,6 +98,11 @@ class UnknownPath(InvalidRequest):
 class Unauthenticated(InvalidRequest):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    status = 403
+    code = "permission_denied"
 
 
 class WrongMethod(InvalidRequest):
