@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.decode.reading import Answer, read
 from tests.decode.test_stream import FACTS, Script
 from tests.tokens import checkpoints
 
-from baton.core.errors import CannotContinue, InvalidField
+from baton.core.errors import CannotContinue, InvalidField, Refused
 from baton.core.types import Request, SamplingParams, TokenLogprob
 from baton.decode.meters import Meters
 from baton.decode.stream import Generation, events
@@ -298,6 +299,18 @@ def test_what_no_router_should_send_is_refused_by_name(
     with pytest.raises(InvalidField) as caught:
         of_placed(sent, "own", FACTS)
     assert caught.value.field == field
+
+
+def test_what_was_meant_for_a_pod_that_was_here_before_is_refused(model: ServedModel) -> None:
+    work = Case("completion", {"model": "m", "prompt": "The"}, []).work(model)
+    for layout, taken in (
+        ("", True),
+        (f"{FACTS.fingerprint.hex()}/{FACTS.page_size}", True),
+        ("old/16", False),
+    ):
+        sent = Placed(id="r", shape=work.shape, requests=work.requests, texts=("The",), layout=layout)
+        with nullcontext() if taken else pytest.raises(Refused):
+            of_placed(sent, "own", FACTS)
 
 
 def test_a_stop_string_in_what_was_generated_is_refused(model: ServedModel) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from baton.core.errors import InvalidField
+from baton.core.errors import InvalidField, Refused
 from baton.core.types import Request
 from baton.openai import Asked, Had, Prompt, Shape
 from baton.protocol.engine import EngineFacts
 from baton.protocol.placed import Placed
+from baton.state.lease import layout_of
 from baton.tokens.identity import extend_identities
 
 
@@ -50,7 +51,10 @@ def of_asked(
 
 
 def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
-    """As a router sent it; `id` is this pod's own for it. Raises `InvalidField`."""
+    """As a router sent it; `id` is this pod's own for it. InvalidField; Refused where it is for a pod
+    that was here before."""
+    if placed.layout not in ("", layout_of(facts.fingerprint.hex(), facts.page_size)):
+        raise Refused("this pod serves another model, or keeps other pages, than it was asked for")
     _check(placed, facts)
     requests = tuple(
         replace(one, id=f"{id}-{index}", identities=_identities(one, facts.page_size))

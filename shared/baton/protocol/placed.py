@@ -32,6 +32,9 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[Request, ...]
     """One per choice, in order, seeded and with ids that are new at every attempt. A request that resumes
     says in `generated` what its client has already."""
+    layout: str = ""
+    """The layout fingerprint (model and page) that the pod's lease told: a pod of another one refuses, since
+    a lease may be that of the pod's predecessor. Empty where nobody looked."""
     texts: tuple[str | None, ...]
     """Of each prompt, where the client sent text."""
     ended: tuple[int, ...] = ()

@@ -233,6 +233,7 @@ class Errand:
             id=self._exchange.id,
             shape=self._asked.shape_of(self._generation.kind.fingerprint),
             requests=requests,
+            layout=self._generation.kind.layout,
             texts=tuple([prompt.text for prompt in self._asked.prompts]),
             ended=tuple([place for place, one in delivered.items() if one.ended]),
             resumes=bool(self._relay.relayed),
