@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -35,10 +36,10 @@ def api(stage: Stage) -> Iterator[ApiServer]:
     stage.call(made.stop())
 
 
-@pytest.fixture(scope="module")
-def cluster(stage: Stage, api: ApiServer) -> Iterator[Router]:
-    """Redis is told where nobody listens: leases come from the pods alone."""
-    router = Router("redis://127.0.0.1:9/0", *FLAGS, "--discovery.api", api.url)
+@pytest.fixture(scope="module", params=["redis://127.0.0.1:9/0", ""], ids=["silent", "none"])
+def cluster(stage: Stage, api: ApiServer, request: pytest.FixtureRequest) -> Iterator[Router]:
+    """There is no Redis, or none where it is said to be: leases come from the pods alone."""
+    router = Router(request.param, *FLAGS, "--discovery.api", api.url)
     yield router
     router.close()
 
@@ -74,7 +75,25 @@ def test_pods_that_are_listed_serve(cluster: Router, pods: list[SimulatedWorker]
     assert cluster.ready()
     assert ask(cluster).status_code == 200
     detail = httpx.get(f"{cluster.url}/readyz").json()
-    assert detail["kubernetes"]["synced"] and not detail["state"]["reachable"]
+    assert detail["kubernetes"]["synced"] and not detail.get("state", {}).get("reachable")
+
+
+def test_without_redis_load_alone_places(cluster: Router, pods: list[SimulatedWorker]) -> None:
+    """Requests that are open go to both."""
+    open: dict[str, Any] = {"prompt": [1, 2, 3], "max_tokens": 300, "stream": True}
+    with ExitStack() as stack:
+        for _ in range(4):
+            asked = httpx.stream("POST", f"{cluster.url}/v1/completions", json=open, timeout=20)
+            next(stack.enter_context(asked).iter_lines())
+        assert {worker.running for worker in pods} == {2}
+
+
+def test_leases_need_a_redis() -> None:
+    router = Router("")
+    assert router.wait(60) == 2
+    router.close()
+    (line,) = [line for line in router.log if "state.url" in line["message"]] or [{"message": router.words}]
+    assert "state.url" in str(line["message"]) and "discovery.source" in str(line["message"])
 
 
 def test_a_pod_that_is_being_deleted_gets_no_new_work_at_once(

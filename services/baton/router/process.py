@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from baton.core.clock import SystemClock
-from baton.core.errors import WorkerDied
+from baton.core.errors import InvalidSetting, WorkerDied
 from baton.core.ids import incarnation_id
 from baton.core.lifecycle import first_of, stop_asked
 from baton.http import HttpServer
@@ -32,6 +32,7 @@ from baton.router.settings import RouterSettings
 from baton.router.understand import Understanding
 from baton.router.wire import Pool
 from baton.state import FleetMirror, IndexFeed, LeaseBoard, Link
+from baton.state.address import nowhere
 from baton.telemetry import Metrics
 from baton.trace import Tracing, tracing_to
 
@@ -96,8 +97,7 @@ async def _build(
     clock, metrics, trail = SystemClock(), Metrics(), Trail()
     meters = Meters(metrics, settings.placement.policy)
     keys = KeyRing(settings.keys.file, clock)
-    link = await stack.enter_async_context(Link(settings.state, name="router"))
-    mirror = await stack.enter_async_context(FleetMirror(link, name, share.feed))
+    mirror = await _mirror(settings, stack, name, share.feed)
     pool = Pool()
     stack.callback(pool.close)
     catalog = Catalog(base, settings.model.names)
@@ -124,14 +124,15 @@ async def _build(
 
     def detail() -> Mapping[str, object]:
         link = mirror.health.link
-        told: dict[str, object] = {
-            "state": {"reachable": link.reachable, "silent_s": round(link.silent_s, 1), "error": link.error}
-        }
+        told: dict[str, object] = {}
+        if settings.state.url:
+            silent_s = round(link.silent_s, 1)
+            told["state"] = {"reachable": link.reachable, "silent_s": silent_s, "error": link.error}
         if isinstance(discovery, KubernetesFleet):
             told["kubernetes"] = asdict(discovery.health)
         return told
 
-    gauges = Gauges(metrics, pods, admission, mirror)
+    gauges = Gauges(metrics, pods, admission, mirror, shared=bool(settings.state.url))
     exposed = Exposed(metrics, gauges, pool, share.siblings)
     probes = Probes(gate, admission, pods, trail, exposed, detail, clock)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
@@ -143,6 +144,20 @@ async def _build(
         page = Page(feed, gate.check_operator)
         _background(stack, feed.run())
     return App(settings, gate, understanding, admission, errands, probes, meters, clock, page, tracing)
+
+
+async def _mirror(settings: RouterSettings, stack: AsyncExitStack, name: str, feed: int) -> FleetMirror:
+    """What Redis tells. Without one it stays empty: the API server lists the pods, they tell of themselves,
+    and requests are placed by load alone, of which each router knows its own."""
+    if not settings.state.url and settings.discovery.source == "leases":
+        known = "set it to the Redis in which pods keep their leases, or discovery.source to kubernetes"
+        raise InvalidSetting("state.url", f"is empty: {known}")
+    link = Link(settings.state, name="router", connected=None if settings.state.url else nowhere())
+    mirror = FleetMirror(link, name, feed)
+    if settings.state.url:
+        await stack.enter_async_context(link)
+        await stack.enter_async_context(mirror)
+    return mirror
 
 
 def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) -> Feed:
@@ -160,7 +175,10 @@ def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) 
 async def feed(settings: RouterSettings, listening: socket.socket) -> None:
     """The life of the process that reads prefix events for all that share a port."""
     stop, _ = stop_asked()
-    async with Link(settings.state, name="router-feed") as link, IndexFeed(link, listening):
+    async with AsyncExitStack() as stack:
+        if settings.state.url:
+            link = await stack.enter_async_context(Link(settings.state, name="router-feed"))
+            await stack.enter_async_context(IndexFeed(link, listening))
         await stop.wait()
 
 

@@ -30,7 +30,8 @@ class DiscoverySettings:
     """How pods are found."""
 
     source: Literal["leases", "kubernetes"] = "leases"
-    """leases: those that keep a lease in Redis; kubernetes: those that the API server lists."""
+    """leases: those that keep a lease in Redis; kubernetes: those that the API server lists, which needs no
+    Redis, though without one requests are placed by load alone."""
     namespace: str = ""
     """Of the pods; empty is the router's own."""
     selector: str = "app.kubernetes.io/name=baton,app.kubernetes.io/component in (prefill,decode)"
