@@ -49,8 +49,8 @@ class Generation:
         trace: str = "",
         deadline: float | None = None,
     ) -> None:
-        """`began`: when the request came, by the clock; `trace`: its `traceparent`; `deadline`: when it must be
-        done."""
+        """`began`: when the request came, by the clock; `trace`: its `traceparent`; `deadline`: when it must
+        be done."""
         self._trace = trace
         assert front.facts is not None, "not started"
         self.work = work
