@@ -59,6 +59,7 @@ class Script:
         prefer: Sequence[str] | None = None,
         lender: str = "",
         trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         if self.failure is not None and len(self.requests) == 1:
             raise self.failure

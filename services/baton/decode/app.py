@@ -136,9 +136,8 @@ class App:
     async def _generate(self, read: Reader, exchange: Exchange[ServedModel]) -> None:
         reply, model, span = exchange.reply, exchange.guest, exchange.span
         work = await _off_loop(exchange.body, partial(read, exchange))
-        with Generation(
-            work, model, self.pod.front, self.meters, self.clock, exchange.began, span.header
-        ) as generation:
+        about = (exchange.began, span.header, exchange.deadline)
+        with Generation(work, model, self.pod.front, self.meters, self.clock, *about) as generation:
             self.pod.generating.add(generation)
             watch = asyncio.create_task(_watch(exchange.receive, generation))
             try:

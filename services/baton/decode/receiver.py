@@ -102,9 +102,10 @@ class Receiver:
         prefer: Sequence[str] | None = None,
         lender: str = "",
         trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         assert self.handoffs is not None, "a request before the start"
-        self.handoffs.submit(request, sink, prefer, lender, trace)
+        self.handoffs.submit(request, sink, prefer, lender, trace, deadline)
 
     def abort(self, id: str) -> None:
         if self.handoffs is not None:

@@ -47,8 +47,10 @@ class Generation:
         clock: Clock,
         began: float,
         trace: str = "",
+        deadline: float | None = None,
     ) -> None:
-        """`began` is when the request came, by the clock; `trace` its `traceparent`."""
+        """`began`: when the request came, by the clock; `trace`: its `traceparent`; `deadline`: when it must
+        be done."""
         self._trace = trace
         assert front.facts is not None, "not started"
         self.work = work
@@ -58,6 +60,7 @@ class Generation:
         self._meters = meters
         self._now: Callable[[], float] = clock.now
         self._began = began
+        self._deadline = deadline
         eos = frozenset(front.facts.eos)
         self.sequences = [
             OpenSequence(
@@ -75,9 +78,8 @@ class Generation:
             for sequence in self.sequences:
                 if sequence.index not in self.work.ended:
                     sink = partial(self._take, sequence)
-                    self._front.submit(
-                        sequence.request, sink, self.work.prefill, self.work.lender, self._trace
-                    )
+                    where = (self.work.prefill, self.work.lender)
+                    self._front.submit(sequence.request, sink, *where, self._trace, self._deadline)
         except BaseException:
             self._abort()
             raise

@@ -81,6 +81,7 @@ async def run(settings: PrefillSettings) -> None:
                 desk.end_all()
                 await first_of(_drained(desk, CUT_S), worker.failed.wait())
         if worker.failure is not None:
+            await worker.close()  # so that decode pods hear of legs which cannot write any more
             raise worker.failure
         if http.ended.is_set():
             raise WorkerDied("the HTTP server ended by itself")

@@ -49,6 +49,11 @@ def attempt_id(now: Milliseconds = wall_milliseconds) -> str:
     return _make("att", now)
 
 
+def session_id(now: Milliseconds = wall_milliseconds) -> str:
+    """A name for one conversation of two workers; it is another once either was taken for lost."""
+    return _make("ses", now)
+
+
 def _make(kind: str, now: Milliseconds) -> str:
     return f"{kind}-{_spell(now(), AGE_LENGTH)}{_spell(secrets.randbits(5 * CHANCE_LENGTH), CHANCE_LENGTH)}"
 

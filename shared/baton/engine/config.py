@@ -49,8 +49,9 @@ class EngineConfig:
     """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
     mixed: bool = False
     """Put prefill chunks and decodes into one step instead of running prefills first."""
-    policy: str = "fcfs"
-    """Order of the waiting queue: fcfs, lpm, dfs-weight or priority."""
+    policy: str = "priority"
+    """Order of the waiting queue: priority (within one the earliest deadline), fcfs, lpm (the longest
+    cached prefix) or dfs-weight."""
     overlap: bool = True
     """Schedule step n + 1 and handle the output of n - 1 while step n computes."""
 
