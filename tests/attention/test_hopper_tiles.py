@@ -59,7 +59,9 @@ def compiled(folder: Path, head_dim: int, group: int, eight_bits: bool) -> ctype
     command = [compiler, "-std=c++17", "-O1", "-Wno-unknown-pragmas", "-shared", "-fPIC", f"-I{HEADERS}"]
     command += [f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}", f"-DEIGHT_BITS={int(eight_bits)}"]
     command += [f'-DBATON_LANES="{Path(__file__).parent / "lanes.h"}"']
-    done = subprocess.run([*command, "-o", str(made), str(folder / "shim.cpp")], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "-o", str(made), str(folder / "shim.cpp")], capture_output=True, text=True
+    )
     if done.returncode and "_Float16" in done.stderr:
         pytest.skip("the C++ compiler has no _Float16")
     assert done.returncode == 0, done.stderr
@@ -67,8 +69,8 @@ def compiled(folder: Path, head_dim: int, group: int, eight_bits: bool) -> ctype
 
 
 def staged(kv: torch.Tensor) -> torch.Tensor:
-    """kv [tiles, 2, TILE, head_dim] as the copy engine leaves it: rows of at most 128 bytes, the halves of a head
-    after each other, 16-byte pieces exchanged by the address's bits from 128 on."""
+    """kv [tiles, 2, TILE, head_dim] as the copy engine leaves it: rows of at most 128 bytes, the halves of a
+    head after each other, 16-byte pieces exchanged by the address's bits from 128 on."""
     raw = kv.contiguous().view(torch.uint8)
     row = min(raw.shape[-1], 128)
     flat = raw.view(*raw.shape[:-1], -1, row).transpose(2, 3).flatten()
@@ -93,7 +95,7 @@ def staged(kv: torch.Tensor) -> torch.Tensor:
 def test_a_warp_folds_tiles_into_a_softmax(
     head_dim: int, group: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """Five tiles, the first and the last of which are not all of the sequence; there a page holds no numbers."""
+    """Five tiles, the first and the last of which are not all of the sequence: there lies no number."""
     torch.manual_seed(0)
     tiles, low, high = 5, 3, 9
     eight_bits = dtype == torch.float8_e4m3fn
@@ -116,9 +118,10 @@ def test_a_warp_folds_tiles_into_a_softmax(
         scale=scale * 1.4426950408889634, value_scale=value_scale,
     )  # fmt: skip
     bounds = [low, TILE, *[0, TILE] * (tiles - 2), 0, high]
+    tiles_staged = staged(kv)
     bytes_of_step = warp.fold(
-        ctypes.byref(step), ctypes.c_void_p(staged(kv).data_ptr()), (ctypes.c_int * len(bounds))(*bounds), tiles,
-        ctypes.c_void_p(part.data_ptr()),
+        ctypes.byref(step), ctypes.c_void_p(tiles_staged.data_ptr()), (ctypes.c_int * len(bounds))(*bounds),
+        tiles, ctypes.c_void_p(part.data_ptr()),
     )  # fmt: skip
     assert bytes_of_step == ctypes.sizeof(_Step)
 

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests import rounded
 from tests.checkpoints import Checkpoint, Make
-from tests.engine.inline import Inline
 from tests.engine import test_exact
+from tests.engine.inline import Inline
 from tests.engine.test_exact import GREEDY, TOKENS
 
 from baton.core.errors import InvalidSetting
 from baton.engine import LLM
 from baton.engine.config import EngineConfig
+from baton.protocol.pods import Hello, unfit
 
 SCALES = [(0.5, 2.0), (0.011, 0.003), (1.0, 0.25)]
 """Of keys and values, by layer; the second's are so small that numbers are cut off."""
@@ -102,6 +103,11 @@ def test_a_page_takes_one_byte_a_number_and_has_an_identity_of_its_own(scaled: P
     assert (auto.kv_dtype, eight.kv_dtype) == ("", "float8_e4m3fn")
     assert auto.fingerprint != eight.fingerprint == alias.fingerprint
     assert len(facts) == 5, "three names, two layouts"
+    wide, small, same = (
+        Hello(version=1, worker="w", role="prefill", fingerprint=one.fingerprint, page_size=16, ranks=(b"r",))
+        for one in (auto, eight, alias)
+    )
+    assert "kv_cache_dtype" in unfit(wide, small) and unfit(small, same) == "", "only the same kind pairs"
 
 
 def test_other_scales_are_other_pages(scaled: Path, checkpoint: Make) -> None:

@@ -1,4 +1,4 @@
-"""A decoder over a pool of eight bits: transformers' logits with the same rounding, and not far from its own."""
+"""A decoder over an eight-bit pool: transformers' logits with the same rounding, and not far from its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.model.test_weights import loaded
 from baton.testing.paged import PagedSequences
 
 FAR = 5e-3
-"""A number that lies between two may go either way by the last bit of a sum, which moves logits by so much."""
+"""A number between two may go either way by the last bit of a sum, which moves logits by less than this."""
 
 
 @pytest.mark.parametrize("name", ["llama-linear-biased", "mistral-window", "qwen2", "qwen3", "qwen3-moe"])

@@ -33,7 +33,10 @@ def stored(directory: Path, scales: dict[str, torch.Tensor]) -> Path:
 )
 def test_every_known_name_is_read(k: str, v: str, tmp_path: Path) -> None:
     scales = {AT.format(1) + k: torch.tensor(0.5), AT.format(1) + v: torch.tensor([0.25]).bfloat16()}
-    scales |= {AT.format(2) + v: torch.tensor([[3.0]]), AT.format(0) + "q_proj.output_scale": torch.tensor(7.0)}
+    scales |= {
+        AT.format(2) + v: torch.tensor([[3.0]]),
+        AT.format(0) + "q_proj.output_scale": torch.tensor(7.0),
+    }
     scales |= {"model.layers.0.mlp.k_scale": torch.tensor(7.0)}
     found = read_scales(stored(tmp_path, scales), 4)
     assert found == (Scales(), Scales(0.5, 0.25), Scales(1.0, 3.0), Scales())
@@ -63,5 +66,7 @@ def test_they_are_in_nobodys_way_where_the_pool_is_no_smaller(checkpoint: Make, 
         tensors.update({AT.format(0) + name: torch.tensor(0.5) for name in names})
 
     directory = changed(made, tmp_path, change)
-    assert len(load_file(directory / "model.safetensors")) > len(load_file(made.directory / "model.safetensors"))
+    assert len(load_file(directory / "model.safetensors")) > len(
+        load_file(made.directory / "model.safetensors")
+    )
     assert torch.equal(answers(loaded(directory), [3, 1, 4]), answers(loaded(made.directory), [3, 1, 4]))

@@ -50,7 +50,11 @@ def test_a_page_and_a_head_have_the_bytes_of_the_tensor() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"layers": 4}, {"page_size": 8}, {"head_dim": 16}, {"dtype": "float16"}, {"dtype": "float8_e4m3fn"},
+        {"layers": 4},
+        {"page_size": 8},
+        {"head_dim": 16},
+        {"dtype": "float16"},
+        {"dtype": "float8_e4m3fn"},
         {"model": "n"},
     ],
     ids=str,

@@ -127,14 +127,14 @@ class FlashInferAttention:
         """pool [page, kv_head, layer, k_or_v, slot, head_dim]; `heads` and `kv_heads` are this rank's;
         `max_batch` bounds what graphs will be asked for; `window` is how many tokens a token sees, itself
         included. `pdl` lets FlashInfer's kernels start before the one ahead has ended; None leaves it to
-        FlashInfer. `dtype` is the queries', None if it is the pool's; `scales` has one entry for each layer."""
+        FlashInfer. `dtype` is the queries', None if it is the pool's; `scales` has one for each layer."""
         dtype = dtype or pool.dtype
         eight_bits = pool.dtype == torch.float8_e4m3fn
         if dtype not in (torch.bfloat16, torch.float16) or not (eight_bits or pool.dtype == dtype):
             raise InvalidSetting(
                 "attention",
-                f"flashinfer has no kernels for queries of {dtype} over a pool of {pool.dtype}: set attention to "
-                "triton, or dtype to bfloat16",
+                f"flashinfer has no kernels for queries of {dtype} over a pool of {pool.dtype}: "
+                "set attention to triton, or dtype to bfloat16",
             )
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
         workspace = torch.zeros(

@@ -175,7 +175,7 @@ class TorchAttention:
     # -- attending, once a layer -------------------------------------------------------------------
 
     def _gather(self, rows: Tensor, layer: int, count: int) -> tuple[Tensor, Tensor]:
-        """K and V [count, kv_heads, keys, head_dim] of one layer, in the scratch buffer or widened out of it."""
+        """K and V [count, kv_heads, keys, head_dim] of a layer, in the scratch buffer or widened from it."""
         need = rows.numel() * self._rows.shape[1]
         if self._scratch.numel() < need:
             self._scratch = self._rows.new_empty(need)

@@ -53,8 +53,8 @@ class TritonAttention:
     ) -> None:
         """`heads` and `kv_heads` are this rank's; `window` is how many tokens a token sees, itself included.
         `pdl` launches kernels before the one ahead has ended, None where the device can. Decode cuts
-        sequences into parts until about as many programs run as `programs`. `dtype` is the queries', None if
-        it is the pool's; `scales` has one entry for each layer."""
+        sequences into parts until about as many programs run as `programs`. `dtype` is the queries', None
+        if it is the pool's; `scales` has one entry for each layer."""
         pdl = starts_early(pool.device) if pdl is None else pdl
         _, _, _, _, page_size, head_dim = pool.shape
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
@@ -87,7 +87,8 @@ class TritonAttention:
         """An `Attention` for a captured decode batch."""
         return TritonAttention(
             self._pool, self._heads, self._kv_heads, self._scale,
-            window=self._window, pdl=self._pdl, programs=self._programs, dtype=self._dtype, scales=self._scales,
+            window=self._window, pdl=self._pdl, programs=self._programs, dtype=self._dtype,
+            scales=self._scales,
         )  # fmt: skip
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:

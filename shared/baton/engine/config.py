@@ -20,8 +20,8 @@ class EngineConfig:
     """Weights, activations and KV; auto is float32 on a CPU and bfloat16 on a GPU."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3"] = "auto"
     """auto keeps keys and values in the model's dtype; fp8 (or fp8_e4m3) in eight bits, with the scales that
-    the checkpoint states for them and else unscaled: twice the tokens in the same pool, half the bytes to hand
-    over and to read. Pods pair only where it is the same."""
+    the checkpoint states for them, else with 1: beside 16 bits twice the tokens in a pool, and half the bytes
+    to hand over and to read. Pods pair only where it is the same."""
     quantization: Literal["none", "fp8"] = "none"
     """fp8 keeps the layers' dense matrices in eight bits, a scale for each row, and rounds what they are
     multiplied with token by token; from checkpoints of either kind."""

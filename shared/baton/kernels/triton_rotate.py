@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-
 LARGEST = tl.constexpr(448.0)
 """Of float8_e4m3fn."""
 

@@ -83,8 +83,8 @@ class PagedSequences:
         kv_dtype: torch.dtype | None = None,
     ) -> None:
         """`lengths` are the most tokens that each sequence will have. `attention` is called as
-        TorchAttention is: (pool, heads, scale, windows, dtype=, scales=). `kv_dtype` is the pool's, None if it
-        is the model's."""
+        TorchAttention is: (pool, heads, scale, windows, dtype=, scales=). `kv_dtype` is the pool's, None if
+        it is the model's."""
         config, weight = decoder.config, decoder.embedding.weight
         self.decoder = decoder
         self.tables = deal_pages(lengths, page_size, seed)

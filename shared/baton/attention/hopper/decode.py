@@ -207,8 +207,8 @@ def _unfit_shape(
 
 
 def _describe_pool(pool: Tensor) -> TensorMap:
-    """(dim of a half, slot, half, plane): one copy fetches a tile's K and V of one (page, head, layer). A half is
-    128 bytes; where all of head_dim takes no more, it is the only one."""
+    """(dim of a half, slot, half, plane): one copy fetches a tile's K and V of one (page, head, layer). A
+    half is 128 bytes; where all of head_dim takes no more, it is the only one."""
     pages, kv_heads, layers, _, page_size, head_dim = pool.shape
     itemsize = pool.itemsize
     wide = min(head_dim, 128 // itemsize)

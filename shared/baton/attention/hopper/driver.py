@@ -107,8 +107,8 @@ class Kernel:
 def describe(
     address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], itemsize: int = 2
 ) -> TensorMap:
-    """A tensor map of bf16 or, with `itemsize` 1, of bytes, innermost dimension first and contiguous; `strides`
-    in bytes, for the others. A row of the box, 64 or 128 bytes, is swizzled as a whole."""
+    """A tensor map of bf16 or, with `itemsize` 1, of bytes, innermost dimension first and contiguous;
+    `strides` in bytes, for the others. A row of the box, 64 or 128 bytes, is swizzled as a whole."""
     rank = len(sizes)
     result = TensorMap()
     # The driver encodes to a multiple of 64 bytes only, and ctypes promises less.
