@@ -8,6 +8,7 @@ from tests.gpu import reference
 from tests.gpu.device import CUDA, DEVICE, HALF, QUIET
 from tests.gpu.reference import Shape, error
 
+from baton.attention.base import Scales
 from baton.kernels.triton import TritonKernels, expert_blocks
 
 F32 = torch.float32
@@ -97,6 +98,30 @@ def test_rotate_store(
     ] = False
     assert torch.equal(pool[untouched], expected_pool[untouched])
     assert torch.equal(pool[:, :, (0, 2)], expected_pool[:, :, (0, 2)])
+
+
+@pytest.mark.parametrize("dtype", [HALF, F32])
+@pytest.mark.parametrize("with_norms", [False, True])
+def test_rotate_store_into_eight_bits(
+    kernels: TritonKernels, with_norms: bool, dtype: torch.dtype
+) -> None:
+    """Every number is the nearest of its scale, or next to it where a rounding before fell otherwise; what is
+    too large is cut off; bytes that no token owns stay as they were."""
+    shape, scales = Shape(6, 3, 64, 4, layers=3, dtype=dtype), Scales(0.25, 0.01)
+    spans, pool = reference.batch([(5, 70), (3, 3), (1, 33), (1, 1)], shape, DEVICE)
+    pool, _ = reference.narrowed(pool, [Scales()] * 3)
+    qkv = random(len(spans.positions), 12 * 64, dtype=dtype) * 3
+    norms = (random(64, dtype=dtype), random(64, dtype=dtype)) if with_norms else None
+    cos_sin, expected_pool = reference.rope_table(128, 64, DEVICE), pool.clone()
+    expected = reference.rotate_store(qkv, expected_pool, 1, spans, cos_sin, norms, EPS, scales)
+    got = kernels.rotate_store(qkv, pool, 1, spans, cos_sin, norms, EPS, scales)
+    assert error(got, expected) < TOLERANCE[dtype]
+    apart = (pool.view(torch.uint8).int() - expected_pool.view(torch.uint8).int()).abs()
+    assert int(apart.max()) <= 1, "a number is not next to its nearest"
+    assert float((apart > 0).float().mean()) < 1e-2
+    assert not apart[:, :, (0, 2)].any()
+    values = pool[:, :, 1, 1].float()
+    assert bool(values.isfinite().all()) and float(values.abs().max()) == 448
 
 
 @pytest.mark.parametrize(
