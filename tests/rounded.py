@@ -17,7 +17,7 @@ LARGEST = 448.0
 
 def eight_bits(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """Every number's nearest in float8_e4m3fn times the scale, found among all there are; the even of two."""
-    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = torch.arange(256, dtype=torch.uint8, device=x.device).view(torch.float8_e4m3fn).float()
     ladder = numbers[:0x7F]  # the positive ones rise with their code; the last is no number
     size = (x.float().abs() / scale).clamp(max=LARGEST)
     above = torch.searchsorted(ladder, size.flatten()).clamp(max=len(ladder) - 1)
