@@ -1,4 +1,4 @@
-"""Pools of eight bits on a GPU: each backend against plain torch, the engine against transformers, rounded."""
+"""Pools of eight bits on a GPU: each backend against plain torch, the engine beside transformers."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def test_float32_equals_transformers(mixture: tuple[Path, Any], graphs: int) -> 
 
 @pytest.mark.parametrize("graphs", [0, 16])
 def test_bf16_logits_are_within_rounding(mixture: tuple[Path, Any], graphs: int) -> None:
-    """Of most tokens: where two experts are nearly as likely, bf16 may choose the other, which moves logits by
-    more than rounding. transformers in bf16 shows how often; more is a mistake here."""
+    """Of most tokens: where two experts are nearly as likely, bf16 may choose the other, which moves logits
+    by more than rounding. transformers in bf16 shows how often; more is a mistake here."""
     directory, reference = mixture
     asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
     rounding = type(reference).from_pretrained(directory, dtype=torch.bfloat16).cuda().eval()

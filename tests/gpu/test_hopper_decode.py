@@ -42,8 +42,10 @@ def test_matches_float32_and_repeats_bit_for_bit(
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 @pytest.mark.parametrize(
     ("group", "head_dim", "page_size", "window"),
-    [(1, 128, 16, None), (2, 128, 64, None), (5, 128, 16, 100), (16, 128, 16, None), (2, 64, 16, None)]
-    + [(8, 64, 32, 64), (5, 64, 16, 1)],
+    [
+        *[(1, 128, 16, None), (2, 128, 64, None), (5, 128, 16, 100), (16, 128, 16, None)],
+        *[(2, 64, 16, None), (8, 64, 32, 64), (5, 64, 16, 1)],
+    ],
 )
 def test_pools_of_eight_bits(
     group: int, head_dim: int, page_size: int, window: int | None, lengths: list[int], together: int
