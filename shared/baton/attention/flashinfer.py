@@ -140,8 +140,8 @@ class FlashInferAttention:
         workspace = torch.zeros(
             workspace_bytes(pool, heads, max_batch), dtype=torch.uint8, device=pool.device
         )
-        scales = tuple(scales) or (UNSCALED,) * pool.shape[2]
-        self._setup = _Setup(pool, heads, kv_heads, scale, window, workspace, pdl, dtype, scales)
+        of_layers = tuple(scales) or (UNSCALED,) * pool.shape[2]
+        self._setup = _Setup(pool, heads, kv_heads, scale, window, workspace, pdl, dtype, of_layers)
         self._layers = self._setup.layers()
         self._max_batch = max_batch
         hopper = torch.cuda.get_device_capability(pool.device)[0] == 9

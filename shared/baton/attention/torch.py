@@ -188,6 +188,7 @@ class TorchAttention:
         return self._widened(k, scales.k), self._widened(v, scales.v)
 
     def _widened(self, raw: Tensor, scale: float) -> Tensor:
+        assert self._eight_bits is not None
         wide = raw.view(self._eight_bits).to(self._dtype)
         return wide if scale == 1.0 else wide.mul_(scale)
 
