@@ -175,7 +175,7 @@ def unfit(mine: Hello, theirs: Hello) -> str:
     if mine.version != theirs.version:
         return f"the peer speaks protocol version {theirs.version}, this pod {mine.version}"
     if mine.fingerprint != theirs.fingerprint:
-        return "the peer serves another model, or the same with another dtype"
+        return "the peer serves another model, or the same with another dtype or kv_cache_dtype"
     if mine.page_size != theirs.page_size:
         return f"the peer's pages have {theirs.page_size} tokens, this pod's {mine.page_size}"
     if not theirs.ranks:

@@ -89,9 +89,7 @@ class _Listener:
 class IndexFeed:
     """`async with`: follows every worker that has a lease, and serves whoever connects. A `PageMirror`."""
 
-    def __init__(
-        self, link: Link, listening: socket.socket, *, backlog_bytes: int = BACKLOG_BYTES
-    ) -> None:
+    def __init__(self, link: Link, listening: socket.socket, *, backlog_bytes: int = BACKLOG_BYTES) -> None:
         """`backlog_bytes`: what may wait for a listener."""
         self._backlog_bytes = backlog_bytes
         self.index = PrefixIndex()

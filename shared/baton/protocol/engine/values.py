@@ -55,6 +55,8 @@ class EngineFacts:
     eos: tuple[int, ...]
     device: str
     dtype: str
+    kv_dtype: str = ""
+    """What the pool holds, where it is not `dtype`."""
     attention: str
     tensor_parallel: int
     fingerprint: bytes
