@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -61,39 +60,43 @@ def pods(stage: Stage, api: ApiServer, cluster: Router) -> Iterator[list[Simulat
 def ask(router: Router, **more: Any) -> httpx.Response:
     body = {"prompt": [1, 2, 3], "max_tokens": 2, **more}
     return httpx.post(
-        f"{router.url}/v1/completions", json=body, headers={"x-baton-explain": "true"}, timeout=20
+        f"{router.url}/v1/completions",
+        json=body,
+        headers={"x-baton-explain": "true"},
+        timeout=20,
+        verify=False,
     )
 
 
 def shown(router: Router) -> dict[str, bool]:
     """Who there is, and whether it is draining."""
-    fleet = httpx.get(f"{router.url}/debug/fleet").json()["workers"]
+    fleet = httpx.get(f"{router.url}/debug/fleet", verify=False).json()["workers"]
     return {one["id"]: one["draining"] for one in fleet}
 
 
 def test_pods_that_are_listed_serve(cluster: Router, pods: list[SimulatedWorker]) -> None:
     assert cluster.ready()
     assert ask(cluster).status_code == 200
-    detail = httpx.get(f"{cluster.url}/readyz").json()
+    detail = httpx.get(f"{cluster.url}/readyz", verify=False).json()
     assert detail["kubernetes"]["synced"] and not detail.get("state", {}).get("reachable")
 
 
-def test_without_redis_load_alone_places(cluster: Router, pods: list[SimulatedWorker]) -> None:
-    """Requests that are open go to both."""
-    open: dict[str, Any] = {"prompt": [1, 2, 3], "max_tokens": 300, "stream": True}
-    with ExitStack() as stack:
-        for _ in range(4):
-            asked = httpx.stream("POST", f"{cluster.url}/v1/completions", json=open, timeout=20)
-            next(stack.enter_context(asked).iter_lines())
-        assert {worker.running for worker in pods} == {2}
+def test_without_redis_nobody_knows_what_pods_have_cached(
+    cluster: Router, pods: list[SimulatedWorker]
+) -> None:
+    for _ in range(2):
+        answer = ask(cluster, prompt=list(range(1, 200)))
+        assert answer.status_code == 200 and answer.headers["x-baton-expected-cached-tokens"] == "0"
 
 
 def test_leases_need_a_redis() -> None:
     router = Router("")
-    assert router.wait(60) == 2
-    router.close()
-    (line,) = [line for line in router.log if "state.url" in line["message"]] or [{"message": router.words}]
-    assert "state.url" in str(line["message"]) and "discovery.source" in str(line["message"])
+    try:
+        assert router.wait(100) == 2
+    finally:
+        router.close()
+    said = f"{router.words} {router.log}"
+    assert "state.url" in said and "discovery.source to kubernetes" in said
 
 
 def test_a_pod_that_is_being_deleted_gets_no_new_work_at_once(
@@ -101,7 +104,7 @@ def test_a_pod_that_is_being_deleted_gets_no_new_work_at_once(
 ) -> None:
     chosen = ask(cluster).headers["x-baton-decode"]
     open: dict[str, Any] = {"prompt": [1, 2, 3], "max_tokens": 60, "stream": True}
-    with httpx.stream("POST", f"{cluster.url}/v1/completions", json=open, timeout=20) as answer:
+    with httpx.stream("POST", f"{cluster.url}/v1/completions", json=open, timeout=20, verify=False) as answer:
         lines = answer.iter_lines()
         next(lines)
         stage.call(api.leave(chosen))
@@ -155,7 +158,7 @@ def test_the_api_server_may_be_away(
     stage: Stage, api: ApiServer, cluster: Router, pods: list[SimulatedWorker]
 ) -> None:
     stage.call(api.stop())
-    eventually(lambda: bool(httpx.get(f"{cluster.url}/readyz").json()["kubernetes"]["error"]))
+    eventually(lambda: bool(httpx.get(f"{cluster.url}/readyz", verify=False).json()["kubernetes"]["error"]))
     time.sleep(1)
     assert ask(cluster).status_code == 200 and cluster.fleet() == {"p1", "p2"}
     stage.call(api.start())
