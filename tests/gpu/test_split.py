@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
 from tests.gpu import rank_work
 from tests.gpu.test_engine import model
 
