@@ -1,12 +1,12 @@
 """Checks and times the Hopper decode attention on one GPU.
 
-    python loadtest/bench_decode_attention.py [check] [time] [sweep] [quick]
+    python loadtest/bench_decode_attention.py [check] [time] [sweep] [quick] [fp8]
 
 `check` compares with float32 on random data over ratios, head dims, page sizes, windows and lengths; stale
 slots and unused pages hold NaN, outputs are poisoned, and every run is repeated and must give equal bits.
 `time` measures the shapes of loadtest/results/decode-attention.md under a CUDA graph, all layers of a model,
-beside FlashInfer where it can be imported. `sweep` times other tunings. Run it with the repository's
-`shared` folder on PYTHONPATH.
+beside FlashInfer where it can be imported. `sweep` times other tunings, `fp8` a pool of eight bits. Run it
+with the repository's `shared` folder on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from baton.attention.base import UNSCALED, Scales
 from baton.attention.hopper import HopperDecode, Tuning
 from baton.attention.hopper.decode import default_tuning
 
@@ -88,11 +89,17 @@ def poison(step: Step) -> None:
         count = -(-length // page_size)
         held[step.table[row, :count].long()] = (length - columns[:count]).clamp(0, page_size)
     stale = torch.arange(page_size, device="cuda") >= held[:, None]
-    step.pool.masked_fill_(stale[:, None, None, None, :, None], float("nan"))
+    raw, nothing = step.pool, float("nan")
+    if raw.itemsize == 1:
+        raw, nothing = raw.view(torch.uint8), 0x7F  # no number of e4m3's
+    raw.masked_fill_(stale[:, None, None, None, :, None], nothing)
 
 
-def reference(q: Tensor, layer: int, step: Step, scale: float, window: int | None) -> Tensor:
+def reference(
+    q: Tensor, layer: int, step: Step, scale: float, window: int | None, scales: Scales = UNSCALED
+) -> Tensor:
     """Float32 attention, one sequence at a time."""
+    pool = step.pool[:, :, layer].float()
     batch, heads, dim = q.shape
     kv_heads, page_size = step.pool.shape[1], step.pool.shape[4]
     out = torch.zeros(batch, heads, dim, device="cuda")
@@ -100,7 +107,8 @@ def reference(q: Tensor, layer: int, step: Step, scale: float, window: int | Non
         if length == 0:
             continue
         pages = step.table[row, : -(-length // page_size)].long()
-        kv = step.pool[:, :, layer][pages].float().permute(2, 1, 0, 3, 4).reshape(2, kv_heads, -1, dim)
+        kv = pool[pages].permute(2, 1, 0, 3, 4).reshape(2, kv_heads, -1, dim)
+        kv = kv * torch.tensor([scales.k, scales.v], device="cuda").view(2, 1, 1, 1)
         oldest = max(0, length - window) if window else 0
         k, v = kv[:, :, oldest:length].repeat_interleave(heads // kv_heads, 1)
         weights = torch.softmax(torch.einsum("hd,hkd->hk", q[i].float(), k) * scale, -1)
@@ -138,18 +146,22 @@ def check_one(
     page_size: int,
     window: int | None,
     together: int,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> float:
     """Largest relative error of a row; raises on NaN, an unwritten output or runs that differ."""
     layers, layer, scale = 3, 1, dim**-0.5
     pages = sum(-(-n // page_size) for n in lengths) + 5
-    pool = torch.randn(pages, kv_heads, layers, 2, page_size, dim, device="cuda").bfloat16()
+    pool = torch.randn(pages, kv_heads, layers, 2, page_size, dim, device="cuda").to(dtype)
+    scales = [Scales(), Scales(0.5, 3.0) if dtype.itemsize == 1 else Scales(), Scales()]
     step = lay_out(pool, lengths, seed=len(lengths))
     poison(step)
     heads = kv_heads * group
     qkv = torch.randn(len(lengths), heads + 2 * kv_heads, dim, device="cuda").bfloat16() * 2
     q = qkv[:, :heads]
-    tuning = replace(default_tuning(dim), together=together)
-    attention = HopperDecode(pool, heads, kv_heads, scale, max(len(lengths), 8), window, tuning)
+    tuning = replace(default_tuning(dim, dtype.itemsize), together=together)
+    attention = HopperDecode(
+        pool, heads, kv_heads, scale, max(len(lengths), 8), window, tuning, scales=scales
+    )
     results = []
     for _ in range(6):
         out = torch.full((len(lengths), heads * dim), float("nan"), device="cuda", dtype=torch.bfloat16)
@@ -157,18 +169,19 @@ def check_one(
     torch.cuda.synchronize()
     what = (
         f"{name} kv_heads {kv_heads} group {group} dim {dim} page {page_size} window {window} team {together}"
+        f" {dtype}"
     )
     assert not results[0].isnan().any(), f"NaN: {what}"
     assert all(torch.equal(r, results[0]) for r in results), f"runs differ: {what}"
     assert (attention._parts == -1).all(), f"parts left: {what}"
-    wanted = reference(q, layer, step, scale, window)
+    wanted = reference(q, layer, step, scale, window, scales[layer])
     difference = (results[0].float() - wanted).view(-1, dim).norm(dim=-1)
     error = (difference / wanted.view(-1, dim).norm(dim=-1).clamp_min(1e-6)).max().item()
     assert error < 2e-2, f"relative error {error:.4f}: {what}"
     return error
 
 
-def check(quick: bool) -> None:
+def check(quick: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     ratios = (1, 2, 5, 8, 16) if quick else (1, 2, 3, 4, 5, 6, 7, 8, 10, 16)
     shapes = [(4, group, dim, 16, None) for dim in (128, 64) for group in ratios]
@@ -185,7 +198,7 @@ def check(quick: bool) -> None:
         few = quick or (kv_heads == 4 and group not in (2, 5))
         for name, lengths in length_sets(few).items():
             for together in (0, 1000):
-                error = check_one(name, lengths, kv_heads, group, dim, page_size, window, together)
+                error = check_one(name, lengths, kv_heads, group, dim, page_size, window, together, dtype)
                 worst, count = max(worst, error), count + 1
     print(f"check: {count} cases right, worst relative error of a head's output {worst:.5f}", flush=True)
 
@@ -255,7 +268,7 @@ def time_flashinfer(model: Model, step: Step, q: Tensor) -> float | None:
         paged_kv_indices_buffer=torch.zeros(len(indices), dtype=torch.int32, device="cuda"),
         paged_kv_last_page_len_buffer=torch.zeros(len(q), dtype=torch.int32, device="cuda"),
     )
-    kinds = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
+    kinds = {"q_data_type": torch.bfloat16, "kv_data_type": step.pool.dtype}
     wrapper.plan(indptr, indices, last, model.heads, model.kv_heads, model.head_dim, page_size, **kinds)
 
     def run() -> None:
@@ -268,7 +281,7 @@ def time_flashinfer(model: Model, step: Step, q: Tensor) -> float | None:
 def show(model: Model, name: str, step: Step, label: str, ms: float | None) -> None:
     if ms is None:
         return
-    read = int(step.lengths.sum()) * model.kv_heads * 2 * model.head_dim * 2 * model.layers
+    read = int(step.lengths.sum()) * model.kv_heads * 2 * model.head_dim * model.layers * step.pool.itemsize
     each = ms * 1e3 / model.layers
     print(
         f"{model.name:11} {name:16} {label:40} {ms:7.3f} ms  {each:7.2f} us  {read / ms / 1e9:5.2f} TB/s",
@@ -281,12 +294,13 @@ def describe(tuning: Tuning) -> str:
     return f"{sizes} least {tuning.least} together {tuning.together}/{tuning.overhead_together}"
 
 
-def measure(sweep: bool, models: Sequence[Model]) -> None:
+def measure(sweep: bool, models: Sequence[Model], dtype: torch.dtype) -> None:
     for model in models:
         pages = max(sum(-(-n // 16) for n in lengths) for lengths in SHAPES.values()) + 64
         pool = torch.empty(
             pages, model.kv_heads, model.layers, 2, 16, model.head_dim, device="cuda", dtype=torch.bfloat16
         ).normal_()
+        pool = pool.to(dtype)
         for name, lengths in SHAPES.items():
             step = lay_out(pool, lengths, seed=1)
             q = torch.randn(len(lengths), model.heads, model.head_dim, device="cuda").bfloat16()
@@ -301,12 +315,14 @@ def measure(sweep: bool, models: Sequence[Model]) -> None:
 
 
 def main() -> None:
-    words = set(sys.argv[1:]) or {"check", "time"}
+    words = set(sys.argv[1:])
+    dtype = torch.float8_e4m3fn if "fp8" in words else torch.bfloat16
+    words = words if words - {"fp8", "quick"} else words | {"check", "time"}
     print(torch.cuda.get_device_name(), torch.__version__, "CUDA", torch.version.cuda, flush=True)
     if "check" in words:
-        check("quick" in words)
+        check("quick" in words, dtype)
     if words & {"time", "sweep"}:
-        measure("sweep" in words, MODELS[:1] if "quick" in words else MODELS)
+        measure("sweep" in words, MODELS[:1] if "quick" in words else MODELS, dtype)
 
 
 if __name__ == "__main__":

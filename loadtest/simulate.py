@@ -50,11 +50,24 @@ def main() -> int:
     parser.add_argument("--prefill", type=int, default=FleetShape().prefill)
     parser.add_argument("--decode", type=int, default=FleetShape().decode)
     parser.add_argument("--slow", type=int, default=0, help="pods that take three times as long")
+    parser.add_argument(
+        "--lying",
+        type=float,
+        default=1.0,
+        help="the first prefill pod takes so many times longer than it claims",
+    )
+    parser.add_argument("--unwatched", action="store_true", help="routers believe what pods claim")
     parser.add_argument("--seconds", type=float, default=12.0, help="in which sessions begin")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     gc.disable()  # nothing here is freed by it, and it takes a third of the time
-    shape = FleetShape(prefill=options.prefill, decode=options.decode, slow=options.slow)
+    shape = FleetShape(
+        prefill=options.prefill,
+        decode=options.decode,
+        slow=options.slow,
+        lying=options.lying,
+        watched=not options.unwatched,
+    )
     failures = 0
     for name in options.traces.split(","):
         trace = make(name, shape.pods, options.seconds, options.seed)

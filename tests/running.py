@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,8 @@ STOP_S = 45.0
 class Running:
     """Use as `with`. `log` is what it has written so far."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, settings: Mapping[str, str] | None = None) -> None:
+        """`settings`: for its environment."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `close`
@@ -40,6 +41,7 @@ class Running:
             *words,
         ]
         environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+        environ |= settings or {}
         self.process = subprocess.Popen(command, stdout=self._out, stderr=subprocess.STDOUT, env=environ)
 
     def __enter__(self) -> Running:

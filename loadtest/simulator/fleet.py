@@ -37,6 +37,10 @@ class FleetShape:
     """Of each pool: 384,000 tokens, half of what an H200 holds of an 8B model."""
     slow: int = 0
     """Pods that take three times as long, and say nothing of it but what they measure."""
+    lying: float = 1.0
+    """The first prefill pod takes so many times as long, and says that it does not."""
+    watched: bool = True
+    """Routers compare what pods claim with what they do."""
     unified: bool = False
     """All pods compute their prompts themselves."""
     sighted: bool = False
@@ -78,6 +82,8 @@ class Fleet:
             3.0 if number % 10 == 4 and number // 10 < self.shape.slow else 1.0
         )
         pod = kind(self.events, self._timing, Pool(self.shape.pages), slower)
+        if name == "prefill-0" and isinstance(pod, PrefillPod):
+            pod.slower, pod.lies = slower * self.shape.lying, self.shape.lying
         self.pods[name] = pod
         peers = () if self.shape.unified else range(self.shape.prefill)
         decodes = kind is DecodePod

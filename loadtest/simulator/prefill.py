@@ -42,6 +42,8 @@ class PrefillPod:
         self.timing = timing
         self.pool = pool
         self.slower = slower
+        self.lies = 1.0
+        """What it says of its speed is so many times too good."""
         self.changed: Callable[[], None] = lambda: None
         """The cache has changed."""
         self._queue: deque[Leg] = deque()
@@ -88,7 +90,7 @@ class PrefillPod:
             return
         self._stepping = True
         took = self.slower * self.timing.prefill_s([(tokens, leg.computed) for leg, tokens in spans])
-        self._rate.add(sum(tokens for _, tokens in spans), took)
+        self._rate.add(sum(tokens for _, tokens in spans), took / self.lies)
         self.events.after(took, lambda: self._stepped(spans))
 
     def _spans(self) -> list[tuple[Leg, int]]:

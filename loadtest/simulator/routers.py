@@ -8,6 +8,7 @@ from loadtest.simulator.traces import PAGE
 from loadtest.simulator.work import Work
 
 from baton.router.placement import Decision, Policy, Query, Refusal, View, lender
+from baton.router.pods.pace import Paces
 from baton.state.loads import InFlight
 
 SHARE_S = 0.2
@@ -20,6 +21,7 @@ class Loads:
     def __init__(self) -> None:
         self.mine: dict[str, InFlight] = {}
         self.others: dict[str, InFlight] = {}
+        self.paces = Paces()
         self.told: dict[str, InFlight] = {}
 
     def add(self, worker: str, requests: int, tokens: int) -> None:
@@ -57,7 +59,8 @@ class Routers:
     def place(self, number: int, work: Work) -> None:
         fleet, own = self.fleet, self.loads[number]
         chain = work.identities[: work.prompt // PAGE]
-        view = View(fleet.roster, self.events.now, own.mine, own.others, router=f"router-{number}")
+        health = own.paces.health(self.events.now, {})
+        view = View(fleet.roster, self.events.now, own.mine, own.others, health, f"router-{number}")
         query = Query(
             prompt_tokens=work.prompt,
             page_size=PAGE,
@@ -83,9 +86,13 @@ class Routers:
         computes, tokens = found.computes, found.computed_tokens
         own.add(decode, 1, 0)
         own.add(computes, 1 if prefill else 0, tokens)
+        at = self.events.now
+        own.paces.placed(found, at)
 
         def first() -> None:
             own.add(computes, -1 if prefill else 0, -tokens)
+            if self.fleet.shape.watched:
+                own.paces.measured(found, self.events.now - at, self.events.now)
 
         done = work.on_done
 

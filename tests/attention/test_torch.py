@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baton.attention import TorchAttention
+from baton.attention import Scales, TorchAttention
 from baton.attention.torch import QUERY_TILE, bucketed_by_size
 from baton.testing.paged import deal_pages, spans_of
 
@@ -44,7 +44,12 @@ def one_by_one(
 
 
 def check(
-    parts: Sequence[tuple[int, int, int]], page_size: int, *, prefills: int | None = None, seed: int = 0
+    parts: Sequence[tuple[int, int, int]],
+    page_size: int,
+    *,
+    prefills: int | None = None,
+    seed: int = 0,
+    eight_bits: bool = False,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     lengths = [0] * (1 + max(row for row, _, _ in parts))
@@ -63,6 +68,12 @@ def check(
     )
     q = torch.randn(sum(new for _, _, new in parts), HEADS, HEAD_DIM, generator=generator)
     attention = TorchAttention(pool, HEADS, SCALE, WINDOWS)
+    if eight_bits:
+        pool[0] = 448.0
+        small, scales = pool.to(torch.float8_e4m3fn), [Scales(0.5, 3.0), Scales(), Scales(1.0, 0.25)]
+        attention = TorchAttention(small, HEADS, SCALE, WINDOWS, dtype=q.dtype, scales=scales)
+        factors = torch.tensor([[one.k, one.v] for one in scales])
+        pool = small.float() * factors[:, :, None, None]
     attention.plan(spans)
     for layer, window in enumerate(WINDOWS):
         found = attention.attend(q, layer, spans)
@@ -73,6 +84,11 @@ def check(
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 def test_a_mixed_batch(page_size: int) -> None:
     check([(3, 0, 9), (0, 6, 7), (1, 20, 1), (2, 0, 1), (4, 63, 1), (5, 16, 1)], page_size)
+
+
+def test_a_pool_of_eight_bits_is_read_with_its_scales() -> None:
+    check([(3, 0, 9), (0, 6, 7), (1, 20, 1), (2, 0, 1), (4, 63, 1), (5, 16, 1)], 4, eight_bits=True)
+    check([(0, 0, QUERY_TILE + 20)], 16, eight_bits=True)
 
 
 def test_decode_alone_and_prefill_alone() -> None:

@@ -8,6 +8,7 @@ from tests.gpu import reference
 from tests.gpu.device import CUDA, DEVICE, HALF, QUIET
 from tests.gpu.reference import Shape, error
 
+from baton.attention.base import Scales
 from baton.attention.triton import TritonAttention
 
 F32 = torch.float32
@@ -52,6 +53,21 @@ def test_wide_heads_and_many_to_one() -> None:
 @pytest.mark.parametrize("window", [1, 20, 64, 1000])
 def test_window(window: int) -> None:
     check(Shape(2, 1, 64, dtype=F32), [(40, 140), *DECODE], window)
+
+
+@pytest.mark.parametrize("dtype", [HALF, F32])
+def test_a_pool_of_eight_bits(dtype: torch.dtype) -> None:
+    """Prompts, decodes and sequences in parts, each layer by its own scales."""
+    shape, scales = Shape(6, 2, 64, dtype=dtype), [Scales(2.0, 0.5), Scales(0.25, 4.0)]
+    batch, pool = reference.batch([(5, 5), (9, 40), (1, 1), (1, 70)], shape, DEVICE)
+    small, wide = reference.narrowed(pool, scales)
+    small[0] = float("nan")  # nobody may read the scratch page
+    q = torch.randn(len(batch.positions), 6, 64, device=DEVICE).to(dtype)
+    attention = TritonAttention(small, 6, 2, 0.125, programs=PROGRAMS, dtype=dtype, scales=scales)
+    for layer, owner in enumerate((attention, attention.graph(2))):
+        owner.plan(batch)
+        wanted = reference.attention(q, wide, layer, batch, 0.125)
+        assert error(owner.attend(q, layer, batch), wanted) < TOLERANCE[dtype]
 
 
 def test_only_one_kind() -> None:

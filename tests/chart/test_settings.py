@@ -41,6 +41,15 @@ def test_the_service_loads_what_the_chart_renders(case: str, component: str, tmp
     assert load(_schema(component), file=file, environ=environ).settings
 
 
+@pytest.mark.parametrize("component", SETTINGS)
+def test_every_service_is_told_where_spans_go(component: str, tmp_path: Path) -> None:
+    url, file = "http://otel-collector.observability:4318", tmp_path / "config.json"
+    file.write_text(json.dumps(config(render({"tracing": {"otlpEndpoint": url, "sample": 0.1}}), component)))
+    trace = load(_schema(component), file=file, environ={}).settings.trace  # type: ignore[attr-defined]
+    assert (trace.endpoint, trace.sample) == (url, 0.1)
+    assert "trace" not in config(render(), component)
+
+
 def test_a_name_that_no_setting_has_is_found(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config(render({"decode": {"config": {"limits": {"drian_s": 1}}}}), "decode")))

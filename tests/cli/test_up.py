@@ -52,6 +52,11 @@ def test_every_pod_is_a_process_of_its_own_and_the_router_comes_last() -> None:
     assert all(one.gpus is None for one in found)
 
 
+def test_every_pod_is_told_what_keys_and_values_are_kept_in() -> None:
+    assert {flag(one, "--engine.kv_cache_dtype") for one in planned("--kv-cache-dtype", "fp8")[:2]} == {"fp8"}
+    assert "--engine.kv_cache_dtype" not in planned()[0].words
+
+
 def test_unified_pods_need_no_prefill_pods() -> None:
     found = planned("--unified", "--decode", "2")
     assert [one.name for one in found] == ["unified-0", "unified-1", "router"]

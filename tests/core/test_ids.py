@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from baton.core.ids import attempt_id, incarnation_id, request_id
+from baton.core.ids import attempt_id, incarnation_id, made_at, request_id
 
 KINDS = [(request_id, "req"), (incarnation_id, "inc"), (attempt_id, "att")]
 
@@ -22,6 +22,11 @@ def test_ids_sort_by_age() -> None:
     ids = [request_id(lambda moment=moment: moment) for moment in moments]  # type: ignore[misc]
     assert ids == sorted(ids)
     assert len({made[: len("req-") + 9] for made in ids}) == len(moments)
+
+
+@pytest.mark.parametrize("moment", [0, 1_763_700_000_123, 2**44])
+def test_an_id_tells_when_it_was_made(moment: int) -> None:
+    assert made_at(request_id(lambda: moment)) == moment // 1000
 
 
 def test_ids_of_one_millisecond_differ_in_every_place_of_chance() -> None:

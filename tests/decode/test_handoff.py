@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import time
 
 import pytest
 from tests.checkpoints import Make
@@ -17,6 +18,7 @@ from baton.decode.peer import Peer
 from baton.decode.receiver import introduction as hello
 from baton.decode.settings import HandoffSettings
 from baton.protocol.engine import Pages
+from baton.protocol.pods import LAPSE_S
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True, seed=1)
 
@@ -175,7 +177,7 @@ def test_what_landed_before_a_prefill_worker_died_is_not_sent_again(checkpoint: 
             async with asyncio.timeout(20):
                 while landed < 8:
                     await asyncio.sleep(0.001)
-            (asked,) = pods.handoffs._tries.values()
+            (asked,) = pods.handoffs.attempts.open.values()
             victim = pods.peers.index(asked.peer)
             os.kill(pods.prefills[victim]._processes[0].pid, signal.SIGKILL)
             await pods.prefills[victim].failed.wait()
@@ -233,6 +235,45 @@ def test_a_lost_prompt_is_not_computed_here_where_that_is_not_allowed(checkpoint
                 async with asyncio.timeout(10):
                     await work
             assert pods.handoffs.open == 0 and id not in pods.handoffs.timelines
+
+    asyncio.run(check())
+
+
+def test_a_writer_that_does_not_answer_loses_its_leave_and_then_its_pages(checkpoint: Make) -> None:
+    """Its front lives and its rank stands still: until it has no leave any more, it may wake up and write."""
+
+    async def check() -> None:
+        settings = HandoffSettings(local_below=4, timeout_s=0.5, tries=1)
+        async with running(checkpoint("qwen3").directory, settings=settings) as pods:
+            pods.handoffs.attempts.answer_s = 0.5
+            want = await pods.generate(prompts(2), GREEDY, through=pods.decode)
+            rank, (peer,) = pods.prefills[0]._processes[0].pid, pods.peers
+            fresh = prompts(1, seed=21)
+            os.kill(rank, signal.SIGSTOP)
+            try:
+                _, work = pods.begin(fresh[0], GREEDY, pods.handoffs)
+                tokens = await asyncio.wait_for(work, 20)  # computed here, after the attempt was given up
+                (given_up,) = pods.handoffs.attempts.open.values()
+                assert given_up.given_up and pods.decode.load is not None
+                async with asyncio.timeout(20):
+                    while not given_up.lapsing:
+                        leave = peer.permitted_at
+                        await asyncio.sleep(0.01)
+                    while pods.handoffs.inflight:
+                        await asyncio.sleep(0.01)
+                assert time.monotonic() >= leave + LAPSE_S, "it was lifted while the writer had leave"
+                async with asyncio.timeout(10):
+                    while pods.decode.load.pages_fenced:
+                        await asyncio.sleep(0.01)
+            finally:
+                os.kill(rank, signal.SIGCONT)
+            pods.handoffs.settings = HandoffSettings(local_below=4, timeout_s=20)
+            async with asyncio.timeout(20):
+                while not peer.takes_work:
+                    await asyncio.sleep(0.01)
+            assert want == await pods.generate(prompts(2), GREEDY)
+            assert [tokens] == await pods.generate(fresh, GREEDY, through=pods.prefills[0])
+            await pods.settled()
 
     asyncio.run(check())
 

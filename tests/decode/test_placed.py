@@ -17,10 +17,13 @@ from tests.decode.served import Pod, await_true, samples
 from baton.openai import (
     Delivered,
     EventRelay,
+    Had,
     ServedModel,
+    read_bookmark,
     read_chat,
     read_completion,
     read_generate,
+    ticket_of,
 )
 from baton.protocol.placed import CONTENT_TYPE, REFUSED_HEADER, Placed, encode
 from baton.tiny import model_path
@@ -151,6 +154,25 @@ def test_a_pod_that_is_killed_loses_nothing_and_one_that_starts_refuses(
         assert relay.done and alike(read(client), read(post(http, sent).content))
     finally:
         doomed.close()
+
+
+@pytest.mark.parametrize("way", ["chat, sampled", "completion, greedy"])
+def test_a_client_that_comes_back_is_told_the_rest(way: str, http: httpx.Client, model: ServedModel) -> None:
+    more = {} if way == "chat, sampled" else {"n": 1}
+    sent = placed(model, way, **more)
+    shape = replace(sent.shape, ticket=ticket_of("req-" + 24 * "0", "model"))
+
+    def ask(had: Had | None) -> bytes:
+        return post(http, Placed(**{**structure(sent), "shape": shape, "had": had})).content
+
+    stream = ask(None)
+    events = [event + b"\n\n" for event in stream.split(b"\n\n")[:-1]]
+    for place in random.Random(way).sample(range(len(events) - 2), 5):
+        had = read_bookmark(events[place].partition(b"\n")[0][4:].decode()).had
+        assert alike(read(b"".join(events[: place + 1]) + ask(had)), read(stream))
+    other = post(http, Placed(**{**structure(sent), "shape": shape, "had": had._replace(digest=1)}))
+    assert other.status_code == 412 and other.json()["error"]["param"] == "Last-Event-ID"
+    assert REFUSED_HEADER not in other.headers, "no other pod would say anything else"
 
 
 def test_a_router_that_leaves_frees_the_engine(http: httpx.Client, model: ServedModel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,22 @@ from tests.decode.reading import Answer, read
 from tests.decode.test_stream import FACTS, Script
 from tests.tokens import checkpoints
 
-from baton.core.errors import InvalidField
+from baton.core.errors import CannotContinue, InvalidField, Refused
 from baton.core.types import Request, SamplingParams, TokenLogprob
 from baton.decode.meters import Meters
 from baton.decode.stream import Generation, events
 from baton.decode.work import Work, of_asked, of_placed
-from baton.openai import Delivered, Endpoint, EventRelay, ServedModel, read_completion, read_generate
+from baton.openai import (
+    Delivered,
+    Endpoint,
+    EventRelay,
+    Had,
+    ServedModel,
+    read_bookmark,
+    read_completion,
+    read_generate,
+    ticket_of,
+)
 from baton.protocol.engine import Update
 from baton.protocol.placed import Placed
 from baton.telemetry import Metrics
@@ -197,6 +208,46 @@ def test_cuts_all_along_one_stream(model: ServedModel) -> None:
         assert strip(got) == whole, f"cut at byte {cut}"
 
 
+def continued(work: Work, had: Had | None) -> Work:
+    """For a client that comes back, of whose tokens nobody knows more than their count and digest."""
+    shape = replace(work.shape, ticket=ticket_of("req-" + 24 * "0", "f"))
+    texts = tuple(prompt.text for prompt in work.prompts)
+    return of_placed(
+        Placed(id="r", shape=shape, requests=work.requests, texts=texts, had=had), "other", FACTS
+    )
+
+
+@given(
+    endpoint=st.sampled_from(["chat", "completion"]),
+    parts=st.lists(PIECES, min_size=1, max_size=12),
+    stop=st.sampled_from([None, ["🙂b"], ["fox", "ox x"], ["\ufffdx", "  "]]),
+    scored=st.booleans(),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_client_that_comes_back_after_any_event_reads_the_rest(
+    model: ServedModel, endpoint: str, parts: list[str | int], stop: list[str] | None, scored: bool, seed: int
+) -> None:
+    run = [t for p in parts for t in ([p] if isinstance(p, int) else model.tokenizer.encode(p))]
+    case = Case(endpoint, asking(endpoint, {"stop": stop} if stop else {}, scored), [run])
+    stream = serve(case, continued(case.work(model), None), model, random.Random(seed))
+    whole, client = strip(read(stream)), b""
+    for event in stream.split(b"\n\n")[:-1]:
+        client += event + b"\n\n"
+        if not event.startswith(b"id: "):
+            continue
+        had = read_bookmark(event.partition(b"\n")[0][4:].decode()).had
+        rest = serve(case, continued(case.work(model), had), model, random.Random(seed + 1))
+        assert rest.endswith(b"data: [DONE]\n\n") and strip(read(client + rest)) == whole
+
+
+@pytest.mark.parametrize("had", [Had(2, 1, False), Had(3, 0, True), Had(99, 0, False), Had(0, 0, True)])
+def test_an_answer_that_came_out_another_way_is_not_continued(model: ServedModel, had: Had) -> None:
+    case = Case("completion", asking("completion", {}, scored=False), [[7, 8, 9]])
+    with pytest.raises(CannotContinue):
+        serve(case, continued(case.work(model), had), model, random.Random(0))
+
+
 def test_a_stream_that_lacks_only_its_end_computes_nothing(model: ServedModel) -> None:
     case = Case("completion", asking("completion", {}, scored=False), [model.tokenizer.encode("fox")])
     work = case.work(model)
@@ -231,6 +282,8 @@ def test_pages_of_what_was_generated_have_their_identities(model: ServedModel) -
         ("requests[0].identities", {"identities": (b"x" * 16,)}),
         ("requests[0].sampling.n", {"sampling": SamplingParams(n=2)}),
         ("generated", {"generated": (5,), "stream": False}),
+        ("had", {"had": Had(1, 2, False), "stream": False}),
+        ("had", {"had": Had(1, 2, False), "generated": (5,)}),
     ],
 )
 def test_what_no_router_should_send_is_refused_by_name(
@@ -240,12 +293,24 @@ def test_what_no_router_should_send_is_refused_by_name(
     request, shape = work.requests[0], work.shape
     of_request = {k: v for k, v in changes.items() if k in Request.__dataclass_fields__}
     shape = replace(shape, stream=changes.get("stream", True))
-    rest = {k: v for k, v in changes.items() if k in ("requests", "texts", "ended")}
+    rest = {k: v for k, v in changes.items() if k in ("requests", "texts", "ended", "had")}
     sent = Placed(id="r", shape=shape, requests=(replace(request, **of_request),), texts=("The",))
     sent = msgspec.structs.replace(sent, **rest)
     with pytest.raises(InvalidField) as caught:
         of_placed(sent, "own", FACTS)
     assert caught.value.field == field
+
+
+def test_what_was_meant_for_a_pod_that_was_here_before_is_refused(model: ServedModel) -> None:
+    work = Case("completion", {"model": "m", "prompt": "The"}, []).work(model)
+    for layout, taken in (
+        ("", True),
+        (f"{FACTS.fingerprint.hex()}/{FACTS.page_size}", True),
+        ("old/16", False),
+    ):
+        sent = Placed(id="r", shape=work.shape, requests=work.requests, texts=("The",), layout=layout)
+        with nullcontext() if taken else pytest.raises(Refused):
+            of_placed(sent, "own", FACTS)
 
 
 def test_a_stop_string_in_what_was_generated_is_refused(model: ServedModel) -> None:

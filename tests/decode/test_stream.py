@@ -53,7 +53,13 @@ class Script:
     async def close(self) -> None: ...
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         if self.failure is not None and len(self.requests) == 1:
             raise self.failure
@@ -110,7 +116,10 @@ class Played:
 
     def tokens(self) -> list[int]:
         """How many tokens each event brought."""
-        return [len(ids.split(b",")) for ids in re.findall(rb"id: \d+\.\d+:([\d,]+)", b"".join(self.written))]
+        return [
+            len(ids.split(b","))
+            for ids in re.findall(rb"id: \d+\.\d+(?:\+\d+)?:([\d,]+)", b"".join(self.written))
+        ]
 
 
 async def turns() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.decode.reading import read
 from tests.decode.served import Pod, await_true, samples
 
 LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
@@ -29,12 +30,31 @@ def test_each_event_names_the_tokens_it_brings(http: httpx.Client, n: int) -> No
     *events, done, rest = answer.text.split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     for event in events:
-        field = re.match(r"id: (\d+)\.(\d+):([\d,]*)\.?\ndata: \{", event)
+        field = re.match(r"id: (?:[\w.]+/)?(\d+)\.(\d+)(?:\+\d+)?:([\d,]*)\.?\ndata: \{", event)
         assert field is not None, event
         tokens = ids[int(field[1])]
         assert len(tokens) == int(field[2])
         tokens += map(int, field[3].split(","))
     assert list(ids.values()) == [choice["token_ids"] for choice in whole["choices"]]
+
+
+def test_a_client_comes_back_for_the_rest(http: httpx.Client) -> None:
+    """Of an answer that nobody seeded."""
+    body = {"prompt": "The quick brown fox", "max_tokens": 12, "temperature": 1.5, "stream": True}
+    whole = http.post("/v1/completions", json=body).text
+    events = [event + "\n\n" for event in whole.split("\n\n")[:-1]]
+    last = events[len(events) // 2].partition("\n")[0].removeprefix("id: ")
+
+    def rest(last: str, **more: Any) -> httpx.Response:
+        return http.post("/v1/completions", json={**body, **more}, headers={"last-event-id": last})
+
+    assert read("".join(events[: len(events) // 2 + 1]).encode() + rest(last).content).choices[0].text == (
+        read(whole.encode()).choices[0].text
+    )
+    assert rest(last, prompt="Another").status_code == 412
+    assert rest(last.replace(last[25:33], "0" * 8)).status_code == 412, "another model's"
+    for refused in (rest(last, n=2), rest(last, stream=False), rest("0.1:2")):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Last-Event-ID")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -49,8 +69,8 @@ def test_a_client_that_leaves_frees_the_engine(pod: Pod, http: httpx.Client, str
         if stream:
             client.recv(1000)
     await_true(lambda: running(http) == 0, 2)
-    used = samples(http.get("/metrics").text)
-    assert used["baton_pages{state=used}"] == 0
+    # Pages of a step that was under way are given back after it.
+    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 2)
     await_true(lambda: any(line.get("client_request") == f"leaver-{stream:d}" for line in pod.log), 5)
     line = next(line for line in pod.log if line.get("client_request") == f"leaver-{stream:d}")
     assert (line["message"], line["reason"]) == ("request cancelled", "the client left")
@@ -82,7 +102,7 @@ def test_a_client_that_does_not_read_is_waited_for_without_loss(pod: Pod, http: 
             parts.append(part)
     text = b"".join(parts)
     assert b"data: [DONE]" in text
-    sizes = [len(ids.split(b",")) for ids in re.findall(rb"id: 0\.\d+:([\d,]+)", text)]
+    sizes = [len(ids.split(b",")) for ids in re.findall(rb"id: 0\.\d+(?:\+\d+)?:([\d,]+)", text)]
     assert sum(sizes) == 400
     assert max(sizes) > 50, "events were queued one by one"
 

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from baton.core.errors import InvalidSetting
 from baton.core.types import Request
-from baton.engine.policy import MATCHED_QUEUE, POLICIES, CachedPages, policy_named, victims
-from baton.engine.sequence import Sequence
+from baton.engine.policy import (
+    MATCHED_QUEUE,
+    POLICIES,
+    RISE_S,
+    CachedPages,
+    hopeless,
+    policy_named,
+    victims,
+)
+from baton.engine.sequence import NEVER, Sequence
 
 
-def sequence(arrival: int, path: str = "", priority: int = 0) -> Sequence:
+def sequence(
+    arrival: int, path: str = "", priority: int = 0, *, queued_at: float = 0.0, due: float = NEVER
+) -> Sequence:
     """`path`: a letter for each page of its prompt."""
     identities = tuple(path[: i + 1].encode() for i in range(len(path)))
     request = Request(id=f"r{arrival}", token_ids=(1,), identities=identities, priority=priority)
-    return Sequence(request, arrival, 100, frozenset())
+    return Sequence(request, arrival, 100, frozenset(), queued_at=queued_at, due=due)
 
 
-def order(policy: str, waiting: list[Sequence], cached: CachedPages = lambda s: 0) -> list[int]:
+def order(
+    policy: str, waiting: list[Sequence], cached: CachedPages = lambda s: 0, now: float = 0.0
+) -> list[int]:
     before = list(waiting)
-    found = [s.arrival for s in policy_named(policy)(waiting, cached)]
+    found = [s.arrival for s in policy_named(policy)(waiting, cached, now)]
     assert waiting == before, "the queue is not the policy's to change"
     assert sorted(found) == sorted(s.arrival for s in waiting)
     return found
@@ -36,6 +52,59 @@ def test_fcfs_keeps_the_order_of_arrival() -> None:
 def test_priority_starts_the_lowest_number_first_and_equals_by_arrival() -> None:
     queue = [sequence(i, priority=p) for i, p in enumerate([2, -1, 2, 0, -1])]
     assert order("priority", queue, never) == [1, 4, 3, 0, 2]
+
+
+@st.composite
+def queues(draw: st.DrawFn) -> list[Sequence]:
+    """In order of arrival; deadlines that are short, long, past or none."""
+    made, now = [], 0.0
+    for i in range(draw(st.integers(1, 12))):
+        now += draw(st.sampled_from([0.0, 0.125, 3.0, RISE_S, 25.0]))
+        due = now + draw(st.sampled_from([-1.0, 0.5, 5.0, 60.0, 600.0, NEVER]))
+        made.append(sequence(i, priority=draw(st.integers(-2, 2)), queued_at=now, due=due))
+    return made
+
+
+@given(queues())
+def test_within_a_priority_the_earliest_deadline_is_first(queue: list[Sequence]) -> None:
+    now = max(s.queued_at for s in queue)
+    fresh = [s for s in queue if now - s.queued_at < RISE_S]
+    found = [next(s for s in fresh if s.arrival == a) for a in order("priority", fresh, never, now)]
+    for ahead, behind in itertools.pairwise(found):
+        assert ahead.request.priority <= behind.request.priority
+        if ahead.request.priority == behind.request.priority:
+            assert (ahead.due, ahead.arrival) < (behind.due, behind.arrival)
+
+
+@given(queues(), st.sampled_from([0.0, 7.0, 100.0]))
+def test_nobody_is_overtaken_by_those_who_come_much_later(queue: list[Sequence], later: float) -> None:
+    """However urgent they are, and however many."""
+    now = max(s.queued_at for s in queue) + later
+    place = {arrival: at for at, arrival in enumerate(order("priority", queue, never, now))}
+    for one in queue:
+        for other in queue:
+            ahead = max(0, one.request.priority - other.request.priority)
+            if other.queued_at >= one.queued_at + RISE_S * (1 + ahead):
+                assert place[one.arrival] < place[other.arrival]
+
+
+def test_a_deadline_is_hopeless_when_the_engine_at_its_fastest_cannot_meet_it() -> None:
+    def late(tokens: int, left_s: float, tokens_per_s: float = 100.0, cached: int = 0) -> bool:
+        request = Request(id="r", token_ids=tuple(range(tokens)))
+        one = Sequence(request, 0, 1000, frozenset(), due=50.0 + left_s)
+        return hopeless(one, 50.0, tokens_per_s, lambda s: cached)
+
+    assert not late(100, 1.0)
+    assert late(101, 1.0) and not late(101, 1.0, cached=32)
+    assert not late(500, 0.01, tokens_per_s=0.0), "how fast it is was not measured yet"
+    assert late(1, 0.0, tokens_per_s=0.0), "it has passed"
+    assert not late(500, NEVER)
+
+
+def test_who_has_had_a_token_in_time_is_not_late_when_it_is_computed_again() -> None:
+    one = Sequence(Request(id="r", token_ids=(1, 2)), 0, 100, frozenset(), due=1.0)
+    one.tokens.append(3)
+    assert not hopeless(one, 50.0, 100.0, lambda s: 0)
 
 
 def test_lpm_starts_the_longest_cached_prefix_first_and_equals_by_arrival() -> None:

@@ -10,13 +10,14 @@ import pytest
 
 from baton.cache import make_cache
 from baton.cache.pages import PageAllocator
-from baton.core.errors import InvalidField, PromptTooLong, QueueFull
+from baton.core.errors import DeadlineExceeded, InvalidField, PromptTooLong, QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.engine.holdings import Holdings
 from baton.engine.limits import Limits
 from baton.engine.loop import Engine
 from baton.engine.policy import policy_named
 from baton.engine.scheduler import Scheduler
+from baton.engine.sequence import NEVER
 from baton.testing.mirror import MirrorRunner, continuation
 from baton.tokens.identity import page_identities
 
@@ -119,6 +120,34 @@ def test_urgent_requests_start_first() -> None:
     for i, priority in enumerate([5, 1, 3]):
         served.submit(request(f"r{i}", [i + 1] * 9, 4, priority=priority))
     assert list(run(served)) == ["r1", "r2", "r0"]
+
+
+def test_deadlines_order_equals_and_what_cannot_be_met_is_refused_and_holds_nobody_up() -> None:
+    served, now = engine(policy="priority", max_running=1), 0.0
+    served.scheduler.now = lambda: now
+    dues = {"none": NEVER, "soon": 5.0, "first": 2.0, "late": 100.0}
+    for i, (id, due) in enumerate(dues.items()):
+        served.submit(request(id, [i + 1] * 9, 4), due)
+    tokens: dict[str, int] = {}
+    refused: list[tuple[str, str | None]] = []
+    while not served.idle:
+        for update in served.step().updates:
+            if update.token is None:
+                refused.append((update.id, update.code))
+            else:
+                tokens[update.id] = tokens.get(update.id, 0) + 1
+        if "first" in tokens:
+            now = 6.0
+    assert list(tokens.items()) == [("first", 4), ("late", 4), ("none", 4)]
+    assert refused == [("soon", "deadline_exceeded")]
+    served.scheduler.check_integrity()
+    with pytest.raises(DeadlineExceeded):
+        served.submit(request("past", [1], 1), 5.9)
+    served.scheduler.fastest = lambda: 10.0
+    with pytest.raises(DeadlineExceeded):
+        served.submit(request("long", [90] * 30, 1), now + 2.0)
+    served.submit(request("cached", [3] * 9, 1), now + 0.2)  # two pages of three are here: a token is left
+    assert run(served)["cached"] == continuation([3] * 9, 1, VOCAB)
 
 
 def test_longest_cached_prefix_starts_first() -> None:

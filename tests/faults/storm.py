@@ -1,7 +1,9 @@
 """Many clients at once, some of whom leave, while pods are killed: every answer that ends must be right.
 
 A client that loses its pod, or is told to come back later, asks another pod, as a router would. Anything
-else that it is told is a failure of the test.
+else that it is told is a failure of the test. Answers are compared token by token with those of one engine
+alone, which sums in another order: where two tokens are as likely to the last bits, either is right, and
+`near_tie` tells such a place from a wrong page.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from tests.faults.fleet import DecodePod, Fleet, Pod, body
 from tests.faults.prompts import texts
 
 from baton.core.types import SamplingParams
+from baton.engine import LLM
 
 CLIENTS = 8
+NEAR = 1e-4
+"""Log-probabilities of one token, computed in another order, were seen to differ by a tenth of this."""
 PASSING = {"draining", "worker_died", "starting", "unavailable", "queue_full"}
 """What a client may be told by a pod that others have disturbed."""
 
@@ -54,15 +59,45 @@ def questions(count: int, seed: int) -> list[Asked]:
     return made
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """An answer with other tokens than the engine alone gives."""
+
+    asked: Asked
+    got: list[int]
+    want: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.asked.params} …{self.asked.prompt[-60:]!r}\n  got  {self.got}\n  want {self.want}"
+
+
+def near_tie(alone: LLM, wrong: Wrong) -> bool:
+    """Whether the two part where rounding decides: between tokens that are as likely but for `NEAR`, or that
+    a temperature which differs by that share would have drawn."""
+    sampling, pairs = wrong.asked.sampling, zip(wrong.got, wrong.want, strict=False)
+    at = next((i for i, (got, want) in enumerate(pairs) if got != want), None)
+    if at is None:
+        return False  # one is longer
+    if sampling.greedy:
+        (output,) = alone.generate([wrong.asked.prompt], replace(sampling, logprobs=2))
+        assert output.logprobs is not None
+        top = dict(output.logprobs[at].top)
+        return wrong.got[at] in top and abs(top[wrong.got[at]] - top[wrong.want[at]]) < NEAR
+    blurred = [replace(sampling, temperature=sampling.temperature * share) for share in (1 - NEAR, 1 + NEAR)]
+    outputs = alone.generate([wrong.asked.prompt] * 2, blurred)
+    return any(list(output.token_ids[: at + 1]) == wrong.got[: at + 1] for output in outputs)
+
+
 @dataclass
 class Storm:
     fleet: Fleet
     asked: Sequence[Asked]
-    want: Sequence[str]
+    want: Sequence[Sequence[int]]
+    """The tokens of each answer."""
     kills: int
     spared: Sequence[Pod] = ()
     seed: int = 1
-    wrong: list[tuple[Asked, str, str]] = field(default_factory=list)
+    wrong: list[Wrong] = field(default_factory=list)
     done: int = 0
     left: int = 0
     lost: int = 0
@@ -92,9 +127,9 @@ class Storm:
                     self.left += 1
                     continue
                 self.done += 1
-                if got != self.want[number]:
-                    self.wrong.append((one, got, self.want[number]))
-                    print(f"wrong: {one.params} {one.prompt[-60:]!r}\n  {got!r}\n  {self.want[number]!r}")
+                if got != list(self.want[number]):
+                    self.wrong.append(Wrong(one, got, list(self.want[number])))
+                    print(f"other tokens: {self.wrong[-1]}")
 
     def _allowed(self) -> float:
         """Requests that may be begun: those behind each kill wait for it."""
@@ -102,20 +137,21 @@ class Storm:
             return len(self.asked)
         return (self.killed + 0.75) / self.kills * len(self.asked)
 
-    async def _answer(self, http: httpx.AsyncClient, number: int, one: Asked) -> str:
+    async def _answer(self, http: httpx.AsyncClient, number: int, one: Asked) -> list[int]:
         for turn in range(200):
             pod = self.fleet.decodes[(number + turn) % len(self.fleet.decodes)]
-            text = await self._ask(http, pod, one)
-            if text is not None:
-                return text
+            tokens = await self._ask(http, pod, one)
+            if tokens is not None:
+                return tokens
             self.lost += 1
             await asyncio.sleep(0.2)
         raise AssertionError(f"nobody answered request {number}")
 
-    async def _ask(self, http: httpx.AsyncClient, pod: DecodePod, one: Asked) -> str | None:
-        """The answer; None if another pod is to be asked."""
+    async def _ask(self, http: httpx.AsyncClient, pod: DecodePod, one: Asked) -> list[int] | None:
+        """The answer's tokens; None if another pod is to be asked."""
         url = f"http://127.0.0.1:{pod.port}/v1/completions"
-        text, ended = "", False
+        tokens: list[int] = []
+        ended = False
         try:
             async with http.stream("POST", url, json=body(one.prompt, stream=True, **one.params)) as answer:
                 if answer.status_code != 200:
@@ -130,10 +166,12 @@ class Storm:
                         if "error" in event:
                             assert event["error"]["code"] in PASSING, event
                             return None
-                        text += event["choices"][0]["text"] if event["choices"] else ""
+                    elif line.startswith("id: "):
+                        ids = line.partition(":")[2].partition(":")[2].removesuffix(".")
+                        tokens += [int(id) for id in ids.split(",") if id]
         except httpx.TransportError:
             return None
-        return text if ended else None
+        return tokens if ended else None
 
     async def _chaos(self, chance: random.Random) -> None:
         """Kill a pod that is not spared, at even distances, and start it again; never two at once."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from tests.faults.fleet import DecodePod, Fleet, PrefillPod, body, until
 from tests.faults.prompts import texts, wanted
 
 from baton.engine import LLM
+from baton.protocol.pods import LAPSE_S
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -29,9 +31,13 @@ SOON_S = 2.0
 class Ask:
     """A completion that is streamed by a thread of its own."""
 
-    def __init__(self, pod: DecodePod, prompt: str, max_tokens: int) -> None:
+    def __init__(
+        self, pod: DecodePod, prompt: str, max_tokens: int, heard: Callable[[int], None] = lambda events: None
+    ) -> None:
+        """`heard`: called by that thread with the number of events so far."""
         self.text = ""
         self.raw = ""
+        self._heard = heard
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{pod.port}", timeout=60)
         self._thread = threading.Thread(target=self._read, args=(body(prompt, max_tokens, stream=True),))
         self._thread.start()
@@ -43,6 +49,7 @@ class Ask:
                 if line.startswith("data: {"):
                     told = json.loads(line.removeprefix("data: "))
                     self.text += told["choices"][0]["text"] if told.get("choices") else ""
+                    self._heard(self.raw.count("data: {"))
 
     def end(self, seconds: float) -> str:
         self._thread.join(seconds)
@@ -102,20 +109,56 @@ def test_a_prefill_pod_killed_between_its_pushes(fleet: Fleet, alone: LLM) -> No
     raise AssertionError("none was killed in the middle")
 
 
-@pytest.mark.slow  # how soon the answer is over decides whether it tests anything
 def test_a_prefill_pod_killed_after_its_pushes(fleet: Fleet, alone: LLM) -> None:
-    """All has landed, and the answer is being written."""
+    """All has landed and the answer is being written, when the decode pod's engine is held until its front
+    has lost sight of the prefill pod."""
     (prompt,) = texts(1, 6000, seed=7)
-    (want,) = wanted(alone, [prompt], 1200)
+    (want,) = wanted(alone, [prompt], 400)
     decode = fleet.decodes[0]
     before = failures(decode)
-    ask = Ask(decode, prompt, 1200)
+    (engine,), prefills = decode.ranks, [rank for pod in fleet.prefills for rank in pod.ranks]
+    held = threading.Event()
+
+    def hold(events: int) -> None:
+        if events == 3:  # a token that was decoded: the pages are here, all of them
+            os.kill(engine, signal.SIGSTOP)
+            held.set()
+
+    for rank in prefills:
+        os.kill(rank, signal.SIGSTOP)
+    ask = Ask(decode, prompt, 400, hold)
     victim = await_busy(fleet)
-    await_true(lambda: not decode.metric("baton_handoff_inflight"), 20)
-    victim.kill()
-    assert "[DONE]" not in ask.raw, "it was over before anything was tested"
+    for rank in prefills:
+        os.kill(rank, signal.SIGCONT)
+    assert held.wait(PATIENCE_S) and "[DONE]" not in ask.raw
+    try:
+        victim.kill()
+        met = "baton_peer_path_ok"
+        await_true(lambda: sum(name.startswith(met) for name in decode.metrics()) == 1, 20)
+    finally:
+        os.kill(engine, signal.SIGCONT)
     assert ask.end(PATIENCE_S) == want
     assert failures(decode) == before
+
+
+def test_pages_of_a_killed_writer_are_free_soon(fleet: Fleet, alone: LLM) -> None:
+    """Its leave to write lapses long before the time is up that it was given for the prompt (20 s, and 6)."""
+    (prompt,) = texts(1, 6000, seed=8)
+    (want,) = wanted(alone, [prompt], 4)
+    decode, stopped = fleet.decodes[0], [rank for pod in fleet.prefills for rank in pod.ranks]
+    before = failures(decode)
+    for rank in stopped:
+        os.kill(rank, signal.SIGSTOP)
+    ask = Ask(decode, prompt, 4)
+    victim = await_busy(fleet)
+    lost = victim.ranks
+    victim.kill()
+    for rank in stopped:
+        if rank not in lost:
+            os.kill(rank, signal.SIGCONT)
+    await_true(lambda: failures(decode) == before + 1, 10)
+    await_true(lambda: not decode.held(), LAPSE_S + 10)
+    assert ask.end(PATIENCE_S) == want
 
 
 def test_a_killed_decode_pod_is_forgotten_by_its_prefill_pods(fleet: Fleet) -> None:
@@ -171,7 +214,7 @@ def test_a_draining_prefill_pod_ends_its_pushes_before_it_exits(fleet: Fleet, al
 
 
 def test_an_old_incarnation_that_wakes_up_changes_nothing(fleet: Fleet, alone: LLM) -> None:
-    """Its front dies, its rank is frozen in the middle of a push and goes on when its successor serves."""
+    """Its front dies, its rank is frozen in the middle of a push and goes on when others have its pages."""
     prompts = texts(9, 5000, seed=5)
     want = wanted(alone, prompts, 30)
     decode = fleet.decodes[0]
@@ -181,7 +224,9 @@ def test_an_old_incarnation_that_wakes_up_changes_nothing(fleet: Fleet, alone: L
     os.kill(zombie, signal.SIGSTOP)
     os.kill(old.process.pid, signal.SIGKILL)
     old.process.wait(10)
+    first = ask.end(PATIENCE_S)
+    await_true(lambda: not decode.held(), LAPSE_S + 10)
     asks = [Ask(decode, prompt, 30) for prompt in prompts[1:]]
     os.kill(zombie, signal.SIGCONT)
-    assert [one.end(PATIENCE_S) for one in (ask, *asks)] == want
+    assert [first, *(one.end(PATIENCE_S) for one in asks)] == want
     until(lambda: not Path(f"/proc/{zombie}").exists(), SOON_S)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baton.attention.base import HostShape, Spans
+from baton.attention.base import UNSCALED, HostShape, Scales, Spans
+
+EIGHT = torch.float8_e4m3fn
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -46,6 +48,7 @@ def rotate_store(
     cos_sin: Tensor,
     norms: tuple[Tensor, Tensor] | None,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     kv_heads, page_size, dim = pool.shape[1], pool.shape[4], pool.shape[5]
     q, k, v = (
@@ -59,9 +62,22 @@ def rotate_store(
         zip(spans.token_rows.tolist(), spans.positions.tolist(), strict=True)
     ):
         page = int(spans.table[row, position // page_size])
-        pool[page, :, layer, 0, position % page_size] = k[i].to(pool.dtype)
-        pool[page, :, layer, 1, position % page_size] = v[i].to(pool.dtype)
+        pool[page, :, layer, 0, position % page_size] = kept(k[i], scales.k, pool.dtype)
+        pool[page, :, layer, 1, position % page_size] = kept(v[i], scales.v, pool.dtype)
     return q
+
+
+def kept(x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """As a pool of this dtype keeps it."""
+    return (x.float() / scale).clamp(-448, 448).to(dtype) if dtype == EIGHT else x.to(dtype)
+
+
+def narrowed(pool: Tensor, scales: list[Scales]) -> tuple[Tensor, Tensor]:
+    """A random pool in eight bits, and what its numbers stand for in the dtype that it had; every layer is as
+    large as before."""
+    factors = torch.tensor([[one.k, one.v] for one in scales], device=pool.device)[:, :, None, None]
+    small = (pool.float() / factors).clamp(-448, 448).to(EIGHT)
+    return small, (small.float() * factors).to(pool.dtype)
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:

@@ -39,6 +39,22 @@ def test_matches_float32_and_repeats_bit_for_bit(
 
 
 @TOGETHER
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize(
+    ("group", "head_dim", "page_size", "window"),
+    [
+        *[(1, 128, 16, None), (2, 128, 64, None), (5, 128, 16, 100), (16, 128, 16, None)],
+        *[(2, 64, 16, None), (8, 64, 32, 64), (5, 64, 16, 1)],
+    ],
+)
+def test_pools_of_eight_bits(
+    group: int, head_dim: int, page_size: int, window: int | None, lengths: list[int], together: int
+) -> None:
+    """The same, with scales of keys and values."""
+    check_one("", lengths, 4, group, head_dim, page_size, window, together, torch.float8_e4m3fn)
+
+
+@TOGETHER
 @pytest.mark.parametrize(("page_size", "window"), [(64, None), (16, 1), (16, 100), (32, 64)])
 def test_pages_of_more_tiles_and_windows(page_size: int, window: int | None, together: int) -> None:
     check_one("", LENGTHS["page borders"] + [900], 2, 2, 128, page_size, window, together)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.rounded import eight_bits
 
+from baton.attention import Scales
 from baton.kernels import TorchKernels
 from baton.testing.paged import deal_pages, spans_of
 
@@ -88,6 +90,22 @@ def test_rotation_is_computed_in_float32_for_narrow_types() -> None:
     q = KERNELS.rotate_store(qkv, pool, 0, spans, table, None, 1e-6)
     wide = rotated_one(qkv[0, :8].float(), *table[0].chunk(2))
     assert torch.equal(q[0, 0], wide.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pool_of_eight_bits_gets_the_nearest_numbers_and_only_finite_ones(dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    spans, scales = spans_of([[1, 2]], [(0, 0, 6)]), Scales(0.25, 4.0)
+    qkv, table = (torch.randn(6, 3 * 8) * 10 ** torch.linspace(-4, 6, 24)).to(dtype), torch.randn(6, 8)
+    wide, pool = torch.zeros(3, 1, 2, 2, 4, 8, dtype=dtype), torch.zeros(3, 1, 2, 2, 4, 8)
+    pool = pool.to(torch.float8_e4m3fn)
+    q = KERNELS.rotate_store(qkv, wide, 1, spans, table, None, 1e-6)
+    assert torch.equal(KERNELS.rotate_store(qkv, pool, 1, spans, table, None, 1e-6, scales), q)
+    for which, scale in ((0, scales.k), (1, scales.v)):
+        kept = pool[:, :, 1, which].float() * scale
+        assert torch.equal(kept.to(dtype), eight_bits(wide[:, :, 1, which], scale))
+        assert float(kept.abs().max()) == 448 * scale < float(wide[:, :, 1, which].abs().max())
+    assert not pool[:, :, 0].float().any()
 
 
 def test_experts_are_the_weighted_sum_of_those_chosen() -> None:

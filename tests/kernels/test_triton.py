@@ -8,6 +8,7 @@ from tests.gpu import reference
 from tests.gpu.device import CUDA, DEVICE, HALF, QUIET
 from tests.gpu.reference import Shape, error
 
+from baton.attention.base import Scales
 from baton.kernels.triton import TritonKernels, expert_blocks
 
 F32 = torch.float32
@@ -97,6 +98,24 @@ def test_rotate_store(
     ] = False
     assert torch.equal(pool[untouched], expected_pool[untouched])
     assert torch.equal(pool[:, :, (0, 2)], expected_pool[:, :, (0, 2)])
+
+
+@pytest.mark.parametrize("dtype", [HALF, F32])
+def test_rotate_store_into_eight_bits(kernels: TritonKernels, dtype: torch.dtype) -> None:
+    """Numbers that eight bits hold, times their scale, come back as they are, too large ones as the largest;
+    the rest of the pool stays as it was. The interpreter does not round as hardware does: see tests/gpu."""
+    shape, scales = Shape(3, 2, 64, 4, layers=2, dtype=dtype), Scales(0.25, 2.0)
+    spans, pool = reference.batch([(2, 9), (1, 5)], shape, DEVICE)
+    pool, _ = reference.narrowed(pool, [Scales()] * 2)
+    qkv = reference.kept(random(3, 7 * 64, dtype=F32).clamp(min=0.25), 1.0, reference.EIGHT).to(dtype)
+    qkv[1, 3 * 64 :] = 6e4
+    still = torch.cat((torch.ones(16, 32), torch.zeros(16, 32)), dim=1).to(DEVICE)  # turns nothing
+    expected_pool = pool.clone()
+    expected = reference.rotate_store(qkv, expected_pool, 1, spans, still, None, EPS, scales)
+    got = kernels.rotate_store(qkv, pool, 1, spans, still, None, EPS, scales)
+    assert error(got, expected) < TOLERANCE[dtype]
+    assert torch.equal(pool.view(torch.uint8), expected_pool.view(torch.uint8))
+    assert float(pool[:, :, 1].float().abs().max()) == 448
 
 
 @pytest.mark.parametrize(

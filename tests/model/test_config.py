@@ -208,6 +208,7 @@ def test_kv_bytes_are_counted_whole_and_by_rank() -> None:
     config = parse(PLAIN)
     assert config.kv_bytes_per_token("float32") == 2 * 4 * 2 * 8 * 4
     assert config.kv_bytes_per_token("bfloat16") == 2 * 4 * 2 * 8 * 2
+    assert config.kv_bytes_per_token("float8_e4m3fn") == 2 * 4 * 2 * 8
     assert config.kv_bytes_per_token("float32", ranks=2) == 2 * 4 * 1 * 8 * 4
     assert config.kv_bytes_per_token("float32", ranks=8) == 2 * 4 * 1 * 8 * 4
     with pytest.raises(InvalidSetting, match="dtype"):
@@ -221,6 +222,8 @@ def test_the_fingerprint_tells_apart_what_gives_other_kv(checkpoint: Make) -> No
     assert same.fingerprint() == config.fingerprint() == ModelConfig.read(made.directory).fingerprint()
     different = [
         config.fingerprint("bfloat16"),
+        config.fingerprint(kv_dtype="float8_e4m3fn"),
+        config.fingerprint("bfloat16", "float8_e4m3fn"),
         dataclasses.replace(config, rope=Rope(theta=5.0)).fingerprint(),
         dataclasses.replace(config, windows=(4, None, None)).fingerprint(),
         dataclasses.replace(config, weights=b"others").fingerprint(),
@@ -284,6 +287,8 @@ def test_frequencies_equal_those_of_transformers_to_the_last_bit(settings: dict[
     [
         {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
         {"quant_method": "compressed-tensors", "format": "float-quantized"},
+        {"quant_method": "compressed-tensors", "format": "dense", "kv_cache_scheme": {"num_bits": 8}},
+        {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": {"num_bits": 8}},
         {"quant_method": "fbgemm_fp8"},
     ],
 )

@@ -228,7 +228,7 @@ def test_a_chat_stream(model: ServedModel) -> None:
     assert {(c.id, c.created, c.model, c.object) for c in chunks} == {
         ("x-1", 5, 'm"é', "chat.completion.chunk")
     }
-    assert [e.split(b"\n")[0] for e in events] == [b"id: 0.0:1", b"id: 0.1:2,3", b"id: 0.3:4."]
+    assert [e.split(b"\n")[0] for e in events] == [b"id: 0.0+16:1", b"id: 0.1:2,3", b"id: 0.3:4."]
     assert b'"stop_reason":4' in events[2]
     assert not any(b"usage" in e or b"token_ids" in e for e in events)
 

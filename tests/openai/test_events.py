@@ -68,6 +68,25 @@ def test_tokens_that_do_not_follow_are_an_error(second: bytes) -> None:
         relay.delivered()
 
 
+def test_the_first_event_of_a_prompt_says_what_was_cached() -> None:
+    relay = EventRelay()
+    assert relay.cached is None
+    relay.feed(
+        sse(b"{}", [1], 0, 0, cached="+16") + sse(b"{}", [2, 3], 2, 0, cached="+48") + sse(b"{}", [4], 1)
+    )
+    assert relay.cached == 64 and relay.tokens == 4
+    assert relay.delivered() == {0: Delivered([1]), 2: Delivered([2, 3]), 1: Delivered([4])}
+    relay.feed(sse(b"{}", [5], 0, 1, cached="+32"))
+    assert relay.cached == 64, "the pod that goes on finds more, and the first one counts"
+
+
+def test_what_stands_before_a_slash_is_passed_on_and_not_kept() -> None:
+    relay = EventRelay(before=3)
+    events = b"id: abc.d0/0.3+0:5,6\ndata: {}\n\nid: abc.d1/0.5:7.\ndata: {}\n\n"
+    assert relay.feed(events) == events
+    assert (relay.delivered(), relay.tokens, relay.cached) == ({0: Delivered([5, 6, 7], True)}, 3, 0)
+
+
 def test_an_event_without_tokens_has_no_id() -> None:
     assert sse(b"{}") == b"data: {}\n\n"
     assert sse(b"{}", [5, 6], 1, 9) == b"id: 1.9:5,6\ndata: {}\n\n"

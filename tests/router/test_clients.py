@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from tests.router.stage import Router, eventually, expected, prompt_ids
+from tests.router.stage import Router, Stage, eventually, expected, prompt_ids
 
 import openai
-from baton.testing.simulated import SimulatedWorker
+from baton.testing.simulated import SimulatedWorker, Timing
+from baton.tokens import page_identities, root_salt
 
 TALK: Any = [{"role": "user", "content": "The quick brown fox"}]
 PROMPT = prompt_ids("The quick brown fox")
@@ -128,6 +130,35 @@ def test_a_prompt_goes_back_to_where_its_prefix_is(
         assert again.headers["x-baton-decode"] == first.headers["x-baton-decode"]
         assert int(again.headers["x-baton-expected-cached-tokens"]) >= 1584
         assert again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] >= 1584
+
+
+def cached_tokens(http: httpx.Client) -> float:
+    found = re.search(r'baton_router_tokens_total\{kind="cached"\} (\S+)', http.get("/metrics").text)
+    assert found is not None
+    return float(found[1])
+
+
+@pytest.mark.parametrize("how", ["to its end", "left", "from where its pod died"])
+def test_cached_tokens_are_counted_for_streams_that_do_not_ask_for_usage(
+    stage: Stage, router: Router, http: httpx.Client, how: str
+) -> None:
+    """A prompt once, for all of its choices and pods."""
+    body: dict[str, Any] = {"prompt": list(range(7, 327)), "max_tokens": 60, "n": 2, "stream": True}
+    timing = Timing(step_s=0.02 if how == "left" else 0.0)
+    with stage.playing(router, "w1", "w2", timing=timing) as workers:
+        for worker in workers:
+            salt = root_salt(worker.settings.fingerprint)
+            worker.cache.store(page_identities(body["prompt"], worker.settings.page_size, salt))
+        before = cached_tokens(http)
+        if how == "from where its pod died":
+            workers[0].faults.break_after = workers[1].faults.break_after = 80
+        with http.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("id: 0.0+319:")
+            if how != "left":
+                *_, last, _ = lines
+                assert last == "data: [DONE]"
+        eventually(lambda: cached_tokens(http) == before + 319)
 
 
 @pytest.mark.parametrize(

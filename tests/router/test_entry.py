@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from baton.core.clock import SystemClock
-from baton.core.errors import InvalidSetting, QueueFull, RateLimited, Unauthenticated
+from baton.core.errors import Forbidden, InvalidSetting, QueueFull, RateLimited, Unauthenticated
 from baton.router.entry import ANYBODY, Admission, Key, KeyLimits, KeyRing
 from baton.router.entry.keys import read_keys
 from baton.router.meters import Meters
@@ -152,7 +152,8 @@ def test_concurrency_counts_what_is_open() -> None:
         ("alice:sk-12345678:1:2:99999", "line 1"),
         ("alice:sk-12345678\nalice:sk-23456789", "line 2"),
         ("alice:sk-12345678\nbob:sk-12345678", "line 2"),
-        ("a:b:c:d:e:f", "line 1"),
+        ("alice:sk-12345678::::boss", "line 1"),
+        ("a:b:c:d:e:f:g", "line 1"),
     ],
 )
 def test_a_wrong_line_is_named_and_not_shown(text: str, wrong: str) -> None:
@@ -180,3 +181,19 @@ def test_keys_are_known_by_either_header(tmp_path: Any) -> None:
         with pytest.raises(Unauthenticated):
             who(wrong)
     assert KeyRing("", ManualClock()).who({"headers": []}) is ANYBODY
+
+
+def test_operators_are_marked(tmp_path: Any) -> None:
+    file = tmp_path / "keys"
+    file.write_text("alice:sk-12345678\nops:sk-23456789::::operator\n")
+    ring = KeyRing(str(file), ManualClock())
+
+    def check(ring: KeyRing, *headers: tuple[bytes, bytes]) -> None:
+        ring.check_operator({"headers": list(headers)})
+
+    check(ring, (b"x-api-key", b"sk-23456789"))
+    check(KeyRing("", ManualClock()))
+    with pytest.raises(Forbidden):
+        check(ring, (b"x-api-key", b"sk-12345678"))
+    with pytest.raises(Unauthenticated):
+        check(ring)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ PROMPT = list(range(1, 50))
 
 def ask(router: Router, **more: Any) -> httpx.Response:
     body = {"prompt": PROMPT, "max_tokens": 30, "temperature": 0, **more}
-    return httpx.post(f"{router.url}/v1/completions", json=body, timeout=20)
+    return httpx.post(f"{router.url}/v1/completions", json=body, timeout=20, verify=False)
 
 
 def hashed_for(worker: SimulatedWorker) -> bool:
@@ -62,3 +63,36 @@ def test_a_request_that_was_not_begun_may_change_its_model_and_a_stream_may_not(
         assert whole.json()["choices"][0]["text"] == expected(PROMPT, 30) and hashed_for(new)
         assert '"code":"peer_lost"' in stream.text and "[DONE]" not in stream.text
         stage.leave(new)
+
+
+def test_a_stream_goes_to_no_pod_that_keeps_other_pages(stage: Stage, router: Router) -> None:
+    """The same weights, another page size: it waits for one of its own kind."""
+    with stage.playing(router, "w1", timing=Timing(step_s=0.01)) as (one,):
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(router, stream=True, max_tokens=3000)))
+        thread.start()
+        eventually(lambda: one.counts["tokens"] > 4)
+        other = stage.worker("w2", page_size=32)
+        try:
+            router.await_fleet("w1", "w2")
+            stage.kill(one)
+            thread.join(20)
+        finally:
+            stage.leave(other)
+        assert '"code":"peer_lost"' in answers[0].text and not other.received
+
+
+def test_a_pod_whose_lease_is_of_another_before_it_refuses(stage: Stage, router: Router) -> None:
+    """A stream that is lost is brought to it, on the word of an old lease, and goes elsewhere from there."""
+    with stage.playing(router, "w1", "w2") as (one, changed):
+        changed.settings = replace(changed.settings, fingerprint="new")
+        one.faults.break_after = 7
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(router, stream=True)))
+        thread.start()
+        eventually(lambda: one.counts["aborted"] + changed.counts["refused"] >= 2, 10)
+        one.faults.break_after = None
+        thread.join(20)
+        assert answers[0].text.endswith("data: [DONE]\n\n") and not changed.received
+        assert changed.counts["refused"]
+        changed.settings = replace(changed.settings, fingerprint=one.settings.fingerprint)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.decode.served import samples
 from tests.router.stage import Router, Stage, eventually
 
@@ -64,3 +65,36 @@ def test_texts_of_several_processes_make_one() -> None:
         'b{process="0"} 1.0',
         'b{process="1"} 1.0',
     ]
+
+
+@pytest.mark.timeout(300)
+def test_one_feed_tells_all_processes_who_holds_what_and_may_die(stage: Stage) -> None:
+    worker = stage.worker("w1")
+    router = Router(stage.redis.url, "--workers", "2")
+
+    def ask(number: int, pages: int) -> None:
+        prompt = [number] * 16 * pages
+        body = {"prompt": prompt, "max_tokens": 1}
+        assert httpx.post(f"{router.url}/v1/completions", json=body, timeout=40).status_code == 200
+
+    def indexed() -> list[float]:
+        told = samples(httpx.get(f"{router.url}/metrics").text)
+        return [told.get(f"baton_router_index_pages{{process={one}}}", -1.0) for one in ("0", "1")]
+
+    try:
+        eventually(lambda: [line["message"] for line in router.log].count("listening") == 2, 60)
+        eventually(lambda: all(router.ready() for _ in range(3)), 40)
+        ask(2, 5)
+        eventually(lambda: indexed() == [5.0, 5.0], 40)
+        *_, feed = children(router.process.pid)
+        os.kill(feed, signal.SIGKILL)
+        eventually(lambda: router.said("a process ended", number=2) is not None, 40)
+        assert indexed() == [5.0, 5.0]
+        ask(3, 4)
+        eventually(lambda: indexed() == [9.0, 9.0], 40)
+        eventually(lambda: router.said("the index feed is lost and sought again") is not None, 40)
+        router.process.send_signal(signal.SIGTERM)
+        assert router.wait(40) == 0
+    finally:
+        router.close()
+        stage.leave(worker)

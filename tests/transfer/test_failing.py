@@ -327,3 +327,40 @@ def test_a_lost_peer_is_an_error_of_the_agent(near: Side) -> None:
     near.open("here", LAYOUT)
     with pytest.raises(PeerLost):
         near.ranks["here"].agent.peer("nobody")
+
+
+def test_a_guarded_order_is_posted_only_with_leave(near: Side, far: Far, there: PeerInfo) -> None:
+    near.open("here", LAYOUT)
+    near.meet("here", there)
+    mover = near.ranks["here"].mover
+    far.put("shared", bytes([1]) * LAYOUT.bytes)
+    near.ranks["here"].pool[:] = 2
+    for until in (None, time.monotonic() - 0.01):
+        if until is not None:
+            mover.permit(there.incarnation, until)
+        near.move("here", push(there.incarnation, PAGES, PAGES, guarded=True, timeout_s=0.2))
+        moved = near.wait("here", Moved)
+        assert (moved.outcome, moved.bytes, moved.quiet) == (Outcome.TIMED_OUT, 0, True)
+    assert far.is_all("shared", 1), "it wrote without leave"
+    near.move("here", push(there.incarnation, PAGES, PAGES, guarded=True))
+    mover.permit(there.incarnation, time.monotonic() + 60)
+    mover.permit(there.incarnation, time.monotonic() - 60)  # said earlier and heard later: changes nothing
+    assert near.wait("here", Moved).outcome is Outcome.DONE
+    assert far.is_all("shared", 2)
+    near.drop("here", there.incarnation)
+    near.meet("here", there)
+    near.move("here", push(there.incarnation, PAGES, PAGES, guarded=True, timeout_s=0.2))
+    assert near.wait("here", Moved).outcome is Outcome.TIMED_OUT, "who is met anew has given no leave yet"
+
+
+def test_bytes_in_flight_whose_leave_lapses_have_their_peer_dropped(
+    near: Side, stopped: Far, there: PeerInfo
+) -> None:
+    began = time.monotonic()
+    near.ranks["here"].mover.permit(there.incarnation, began + 0.5)
+    near.move("here", push(there.incarnation, PAGES, PAGES, guarded=True, timeout_s=60.0))
+    moved = near.wait("here", Moved)
+    assert (moved.outcome, moved.quiet) == (Outcome.PEER_LOST, False)
+    assert time.monotonic() - began >= 0.5
+    assert near.wait("here", PeerDropped) == PeerDropped(there.incarnation, moved.reason)
+    near.wait("here", Quieted)

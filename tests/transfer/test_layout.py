@@ -49,7 +49,14 @@ def test_a_page_and_a_head_have_the_bytes_of_the_tensor() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"layers": 4}, {"page_size": 8}, {"head_dim": 16}, {"dtype": "float16"}, {"model": "n"}],
+    [
+        {"layers": 4},
+        {"page_size": 8},
+        {"head_dim": 16},
+        {"dtype": "float16"},
+        {"dtype": "float8_e4m3fn"},
+        {"model": "n"},
+    ],
     ids=str,
 )
 def test_the_fingerprint_differs_when_pages_could_not_be_exchanged(change: dict[str, object]) -> None:

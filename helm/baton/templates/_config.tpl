@@ -22,6 +22,9 @@ state:
   {{- with include "baton.redisUrl" . }}
   url: {{ . }}
   {{- end }}
+{{- if .Values.tracing.otlpEndpoint }}
+trace: {endpoint: {{ .Values.tracing.otlpEndpoint }}, sample: {{ .Values.tracing.sample }}}
+{{- end }}
 {{- end }}
 
 {{- define "baton.config.router" -}}
@@ -41,9 +44,6 @@ limits: {deadline_s: {{ .values.deadlineSeconds }}, drain_s: {{ .values.drainSec
 ui: {enabled: {{ .values.ui }}}
 {{- if .values.apiKeys.existingSecret }}
 keys: {file: {{ printf "/run/baton/keys/%s" .values.apiKeys.key }}}
-{{- end }}
-{{- with $v.tracing.otlpEndpoint }}
-trace: {endpoint: {{ . }}}
 {{- end }}
 {{- end }}
 

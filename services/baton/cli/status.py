@@ -17,13 +17,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from baton.cli.fleet.read import Picture, look
+from baton.cli.fleet.read import Picture, held_key, look
 from baton.cli.fleet.table import lines
 
 
 def main(arguments: Sequence[str]) -> int:
     args = parser("baton status", __doc__ or "").parse_args(arguments)
-    picture = look(args.url, pods(args.pods))
+    picture = look(args.url, pods(args.pods), args.api_key or held_key())
     if args.json:
         print(msgspec.json.encode(summary(picture)).decode())
     else:
@@ -57,6 +57,11 @@ def parser(program: str, text: str) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--pods", default="", metavar="HOST:PORT,...", help="ask these pods instead of a router"
+    )
+    made.add_argument(
+        "--api-key",
+        default="",
+        help="an operator's, if the router has keys; default BATON_API_KEY, OPENAI_API_KEY",
     )
     if program.endswith("status"):
         made.add_argument("--json", action="store_true", help="everything, as JSON")

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from baton.cli.fleet.read import Picture, look
+from baton.cli.fleet.read import Picture, held_key, look
 from baton.cli.fleet.table import lines
 from baton.cli.status import parser, pods
 from baton.core.errors import BatonError, InvalidSetting
@@ -34,21 +34,22 @@ def main(arguments: Sequence[str]) -> int:
     if args.every <= 0:
         raise InvalidSetting("every", f"must be above 0, not {args.every}")
     named = pods(args.pods)
-    before = look(args.url, named)  # who is not there at the start is a mistake; later it is news
+    key = args.api_key or held_key()
+    before = look(args.url, named, key)  # who is not there at the start is a mistake; later it is news
     live = sys.stdout.isatty() and not args.count
     with _screen() if live else contextlib.nullcontext():
         shown = 0
         while not args.count or shown < args.count:
             if _left(args.every, live):
                 break
-            before = _show(args.url, named, before, live)
+            before = _show(args.url, named, key, before, live)
             shown += 1
     return 0
 
 
-def _show(url: str, named: Sequence[str], before: Picture, live: bool) -> Picture:
+def _show(url: str, named: Sequence[str], key: str, before: Picture, live: bool) -> Picture:
     try:
-        now = look(url, named)
+        now = look(url, named, key)
     except BatonError as error:
         _write([f"{time.strftime('%H:%M:%S')}  {error}"], live)
         return before

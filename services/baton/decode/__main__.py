@@ -31,6 +31,7 @@ from baton.openai import ServedModel
 from baton.service import run_service
 from baton.state import Link
 from baton.telemetry import Metrics
+from baton.trace import tracing_to
 
 log = logging.getLogger("baton.decode")
 
@@ -49,8 +50,9 @@ async def run(settings: DecodeSettings) -> None:
     meters = Meters(metrics, pod.front, settings.model_names[0])
     if isinstance(pod.front, Receiver):
         pod.front.measure(metrics)
-    app = App(pod, metrics, meters, settings, SystemClock())
     async with AsyncExitStack() as stack:
+        tracing = stack.enter_context(tracing_to(settings.trace, f"baton-{settings.role}", settings.pod.name))
+        app = App(pod, metrics, meters, settings, SystemClock(), tracing)
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http))
         if port := settings.http.metrics_port:
             await stack.enter_async_context(HttpServer(app.operations(), settings.http, port))

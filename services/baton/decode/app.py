@@ -7,9 +7,8 @@ answer at once from what the pod knows.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +20,16 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from baton.core.clock import Clock
-from baton.core.errors import Cancelled, InvalidField, InvalidRequest, ProtocolMismatch, Refused, WorkerDied
+from baton.core.errors import (
+    Cancelled,
+    CannotContinue,
+    InvalidField,
+    InvalidRequest,
+    ProtocolMismatch,
+    Refused,
+    WorkerDied,
+)
+from baton.core.ids import made_at
 from baton.core.version import version
 from baton.decode.meters import Meters
 from baton.decode.pod import Pod
@@ -38,16 +46,20 @@ from baton.openai import (
     ServedModel,
     description,
     detokenize,
+    mark_of,
     model_list,
+    read_bookmark,
     read_chat,
     read_completion,
     read_generate,
     response,
     tokenize,
 )
+from baton.openai.bookmark import HEADER, LAST_EVENT
 from baton.protocol import placed
 from baton.protocol.engine import EngineFacts
 from baton.telemetry import CONTENT_TYPE, Metrics
+from baton.trace import SILENT, Tracing
 
 T = TypeVar("T")
 
@@ -70,6 +82,7 @@ class App:
     meters: Meters
     settings: DecodeSettings
     clock: Clock
+    tracing: Tracing = SILENT
 
     def main(self) -> Starlette:
         """Everything; /metrics only if it has no port of its own."""
@@ -102,6 +115,7 @@ class App:
             self.settings.http,
             self.settings.limits.deadline_s,
             self.clock,
+            self.tracing,
         )
 
     def _probes(self) -> list[Route]:
@@ -120,9 +134,10 @@ class App:
         return partial(self._generate, partial(self._asked, read))
 
     async def _generate(self, read: Reader, exchange: Exchange[ServedModel]) -> None:
-        reply, model = exchange.reply, exchange.guest
+        reply, model, span = exchange.reply, exchange.guest, exchange.span
         work = await _off_loop(exchange.body, partial(read, exchange))
-        with Generation(work, model, self.pod.front, self.meters, self.clock, exchange.began) as generation:
+        about = (exchange.began, span.header, exchange.deadline)
+        with Generation(work, model, self.pod.front, self.meters, self.clock, *about) as generation:
             self.pod.generating.add(generation)
             watch = asyncio.create_task(_watch(exchange.receive, generation))
             try:
@@ -137,13 +152,28 @@ class App:
                 watch.cancel()
                 self.pod.generating.discard(generation)
                 exchange.notes |= generation.notes()
+                if span.recorded:
+                    span.marks(generation.marks())
+                    span.tell(model=work.shape.model, **generation.facts())
 
     def _asked(self, read: Callable[..., Asked], exchange: Exchange[ServedModel]) -> Work:
         facts = self._facts
-        asked = read(exchange.body, exchange.guest, id=exchange.id, created=int(time.time())).seeded()
+        fingerprint = facts.fingerprint.hex()
+        brought = header(exchange.scope, LAST_EVENT)
+        bookmark = read_bookmark(brought) if brought else None
+        if bookmark is not None and bookmark.model != mark_of(fingerprint):
+            raise CannotContinue(HEADER, "another model gave this answer; ask for a new one")
+        id = bookmark.request if bookmark else exchange.id
+        asked = read(exchange.body, exchange.guest, id=id, created=made_at(id)).seeded()
+        if bookmark is not None:
+            asked.check_continued()
         timeline = header(exchange.scope, TIMELINE_HEADER.encode()) == "true"
-        requests = asked.requests(facts.page_size, facts.fingerprint.hex())
-        return of_asked(asked, requests, timeline=timeline)
+        requests = [
+            replace(one, id=f"{exchange.id}-{place}")
+            for place, one in enumerate(asked.requests(facts.page_size, fingerprint))
+        ]
+        shown = replace(asked, shape=asked.shape_of(fingerprint))
+        return of_asked(shown, requests, had=bookmark.had if bookmark else None, timeline=timeline)
 
     def _placed(self, exchange: Exchange[ServedModel]) -> Work:
         try:

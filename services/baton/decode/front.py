@@ -54,11 +54,19 @@ class Front(Protocol):
         ...
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         """`sink` gets the request's updates on the event loop, the last with `finish` set. `prefer`: ids of
         the prefill pods to ask, best first; empty to compute the prompt here; None for whoever is there.
-        `lender`: a pod that holds more of the prompt's prefix, if any does."""
+        `lender`: a pod that holds more of the prompt's prefix, if any does. `trace`: the `traceparent` of
+        whoever is asked to work for it. `deadline`: when the answer is of no use any more, by the monotonic
+        clock; what cannot be met is refused early."""
         ...
 
     def abort(self, id: str) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from baton.core.errors import BatonError
+from baton.core.errors import BatonError, DeadlineExceeded
 from baton.core.ids import attempt_id
 from baton.core.types import Finish, Request
-from baton.decode.attempts import Try
+from baton.decode.attempts import Attempts, Try
 from baton.decode.choice import choose
 from baton.decode.landings import HandoffMeters, Landing
 from baton.decode.peer import Peer
@@ -34,8 +33,6 @@ log = logging.getLogger("baton.decode")
 Measured = Callable[[str, wire.Path], None]
 """Takes a pod's id, empty where it is not known, and what a path to it gave."""
 
-FENCE_S = 6.0
-"""A write posted in time has landed or failed for good this long after its deadline (the mover's bound)."""
 LANDING_S = 10.0
 """How long after a complete leg's end its last pages may take to be seen here."""
 
@@ -55,8 +52,7 @@ class Handoffs:
         self._observer: Measured = lambda pod, path: None
         self._paths: dict[str, list[tuple[str, wire.Path]]] = {}
         """Worker → pod and path, as measured."""
-        self._tries: dict[str, Try] = {}
-        """By attempt, until its end is known."""
+        self.attempts = Attempts(lambda attempt: worker.tell(wire.Over(attempt)))
         self._current: dict[str, Try] = {}
         """By request id, while the request is open and its prompt is computed elsewhere."""
         self._sinks: dict[str, Sink] = {}
@@ -93,12 +89,18 @@ class Handoffs:
 
     def uses(self, peer: Peer) -> bool:
         """Whether an attempt with it is under way."""
-        return any(one.peer is peer and not one.given_up for one in self._tries.values())
+        return self.attempts.uses(peer)
 
     # ---- what the pod's front calls ----
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         """Serve a request; as `baton.decode.front.Front.submit`."""
         self.timelines[request.id] = Timeline(time.monotonic())
@@ -107,29 +109,33 @@ class Handoffs:
         peer = None if here else self._choose(prefer or ())
         if peer is None:
             if here or self.settings.allow_local:
-                self._compute(request, watched, lender)
+                self._compute(request, watched, lender, deadline)
             else:
                 watched(_unavailable(request.id))
             return
-        one = self._try(request, peer, tuple(prefer or ()), (), lender)
-        ask = wire.Ask(request, one.attempt, peer.worker, self.settings.timeout_s, self.local_below)
+        one = self._try(request, peer, tuple(prefer or ()), (), lender, trace, deadline)
+        timeout_s = one.deadline - time.monotonic()
+        ask = wire.Ask(request, one.attempt, peer.worker, timeout_s, self.local_below, deadline)
         self.worker.open_with(ask, watched)
 
-    def _compute(self, request: Request, sink: Sink, lender: str) -> None:
+    def _compute(self, request: Request, sink: Sink, lender: str, deadline: float | None) -> None:
         """Compute a prompt here, once what a prefill pod holds of it has been read if that is worth it."""
         owner = next((peer.worker for peer in self.peers if lender and peer.pod == lender), "")
         if owner and 0 < self.lending.least(owner) <= len(request.identities):
-            self._reading[request.id] = asyncio.create_task(self._read_and_compute(request, sink, owner))
+            reading = self._read_and_compute(request, sink, owner, deadline)
+            self._reading[request.id] = asyncio.create_task(reading)
         else:
-            self.worker.submit(request, sink)
+            self.worker.submit(request, sink, deadline=deadline)
 
-    async def _read_and_compute(self, request: Request, sink: Sink, owner: str) -> None:
+    async def _read_and_compute(
+        self, request: Request, sink: Sink, owner: str, deadline: float | None
+    ) -> None:
         await self.lending.read(owner, request.identities)
         self._reading.pop(request.id, None)
         if (timeline := self.timelines.get(request.id)) is not None:
             timeline.mark("prefix read")
         try:
-            self.worker.submit(request, sink)
+            self.worker.submit(request, sink, deadline=deadline)
         except BatonError as error:
             finish = Finish.ERROR.value
             sink(wire.Update(request.id, finish=finish, error=str(error), code=error.code))
@@ -149,7 +155,7 @@ class Handoffs:
     @property
     def inflight(self) -> int:
         """Attempts whose end is not known."""
-        return len(self._tries)
+        return len(self.attempts.open)
 
     @property
     def unrecorded(self) -> int:
@@ -183,9 +189,10 @@ class Handoffs:
         if one is not None and not one.landed:
             one.given_up = True
             if one.asked_at:
-                self._withdraw(one)
+                self.attempts.stop(one)
+                self.attempts.await_end(one)
             else:
-                del self._tries[one.attempt]
+                del self.attempts.open[one.attempt]
         self._sinks.pop(id, None)
         timeline = self.timelines.pop(id, None)
         for attempt in [name for name, request in self._asked.items() if request == id]:
@@ -196,79 +203,79 @@ class Handoffs:
     # ---- attempts ----
 
     def _choose(self, prefer: Sequence[str], tried: Sequence[Peer] = ()) -> Peer | None:
-        busy = Counter(id(one.peer) for one in self._tries.values())
-        return choose(self.peers, busy, prefer, tried)
+        return choose(self.peers, self.attempts.counts(), prefer, tried)
 
     def _try(
-        self, request: Request, peer: Peer, prefer: tuple[str, ...], tried: tuple[Peer, ...], lender: str
+        self,
+        request: Request,
+        peer: Peer,
+        prefer: tuple[str, ...],
+        tried: tuple[Peer, ...],
+        lender: str,
+        trace: str,
+        due: float | None,
     ) -> Try:
         deadline = time.monotonic() + self.settings.timeout_s
-        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender)
-        self._tries[one.attempt] = self._current[request.id] = one
+        deadline = deadline if due is None else min(deadline, due)
+        one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender, trace, due)
+        self.attempts.open[one.attempt] = self._current[request.id] = one
         return one
 
     def reserved(self, reservation: wire.Reservation) -> None:
-        one = self._tries.get(reservation.attempt)
+        one = self.attempts.open.get(reservation.attempt)
         if one is None or one.given_up:
             self.worker.tell(wire.Over(reservation.attempt))  # nobody was asked, so nothing will land
-            self._tries.pop(reservation.attempt, None)
+            self.attempts.open.pop(reservation.attempt, None)
             return
         if one.peer.worker != one.worker or not one.peer.takes_work:
             self._failed(one, "peer_lost", over=True)
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
         remaining = max(0.1, one.deadline - time.monotonic())
-        leg = pods.Leg(one.attempt, one.request, reservation.first, reservation.pages, remaining, one.lender)
+        first, pages = reservation.first, reservation.pages
+        leg = pods.Leg(one.attempt, one.request, first, pages, remaining, one.lender, one.trace)
         one.peer.send(leg)
         self._mark(one, "asked")
         self._asked[one.attempt] = one.request.id
         asyncio.get_running_loop().call_later(remaining, self._overdue, one)
 
     def _overdue(self, one: Try) -> None:
-        if self._tries.get(one.attempt) is one and not one.landed and not one.given_up:
-            self._withdraw(one)
+        if self.attempts.waits_for(one) and not one.given_up:
+            self.attempts.stop(one)
             self._failed(one, "deadline", over=False)
-
-    def _withdraw(self, one: Try) -> None:
-        """Tell a writer to stop. Its pages stay fenced until it says so, or cannot write any more."""
-        if not one.asked_at:
-            return
-        if one.peer.worker == one.worker:
-            one.peer.send(pods.AbortLeg(one.attempt))
-        self._lift_later(one)
-
-    def _lift_later(self, one: Try) -> None:
-        wait = max(0.0, one.deadline - time.monotonic()) + FENCE_S
-        asyncio.get_running_loop().call_later(wait, self._over, one.attempt)
-
-    def _over(self, attempt: str) -> None:
-        if self._tries.pop(attempt, None) is not None:
-            self.worker.tell(wire.Over(attempt))
 
     def _failed(self, one: Try, reason: str, *, over: bool) -> None:
         """An attempt came to nothing: ask another peer, or compute the rest here. `over`: its writer has
         ended, so its pages can be written again at once."""
         self._count(reason)
         if over or one.moved_s is not None:
-            self._over(one.attempt)
+            self.attempts.over(one.attempt)
         else:
-            self._lift_later(one)
+            self.attempts.await_end(one)
         if one.given_up or self._current.get(one.request.id) is not one:
             return
         one.given_up = True
         self._mark(one, f"failed: {reason}")
+        if one.deadline == one.due and reason in ("too_late", "deadline"):
+            self._end(one.request, _too_late(one.request.id))  # nobody could do it in time
+            return
         tried = (*one.tried, one.peer)
         peer = self._choose(one.prefer, tried) if len(tried) < self.settings.tries else None
         if peer is not None:
-            again = self._try(one.request, peer, one.prefer, tried, one.lender)
+            again = self._try(one.request, peer, one.prefer, tried, one.lender, one.trace, one.due)
             self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
             return
         del self._current[one.request.id]
         if self.settings.allow_local:
             self.worker.tell(wire.Local(one.request.id))
-        elif (sink := self._sinks.get(one.request.id)) is not None:
-            self.worker.abort(one.request.id)
-            sink(_unavailable(one.request.id))
+        else:
+            self._end(one.request, _unavailable(one.request.id))
+
+    def _end(self, request: Request, update: wire.Update) -> None:
+        """Whoever asked is told how the request ended."""
+        if (sink := self._sinks.get(request.id)) is not None:
+            self.worker.abort(request.id)
+            sink(update)
 
     def _count(self, reason: str) -> None:
         self.failures[reason] = self.failures.get(reason, 0) + 1
@@ -291,17 +298,20 @@ class Handoffs:
                 pass
 
     def _take_end(self, peer: Peer, end: pods.Ended) -> None:
-        one = self._of(peer, end.attempt)
+        one = self.attempts.of(peer, end.attempt)
         if one is None:
             landing = self._landed.pop(end.attempt, None)
             if landing is not None:
                 self._record(landing, end.seconds)
+        elif one.given_up:
+            self.attempts.over(one.attempt)
         elif end.complete:
             one.moved_s = end.seconds
             asyncio.get_running_loop().call_later(LANDING_S, self._unseen, one)
         else:
             log.info("attempt %s ended early: %s", end.attempt, end.reason)
-            self._failed(one, "ended" if end.begun else "refused", over=True)
+            late = end.code == DeadlineExceeded.code
+            self._failed(one, "too_late" if late else "ended" if end.begun else "refused", over=True)
 
     def _send_to(self, worker: str, message: pods.Message) -> bool:
         for peer in self.peers:
@@ -328,13 +338,8 @@ class Handoffs:
             del self._current[one.request.id]
             self.worker.tell(wire.Local(one.request.id))
 
-    def _of(self, peer: Peer, attempt: str) -> Try | None:
-        """The attempt, if this peer was asked for it."""
-        one = self._tries.get(attempt)
-        return one if one is not None and one.peer is peer else None
-
     def _unseen(self, one: Try) -> None:
-        if self._tries.get(one.attempt) is one and not one.landed:
+        if self.attempts.waits_for(one):
             log.error("attempt %s is complete at its writer and was never seen to land", one.attempt)
             self._failed(one, "unseen", over=True)
 
@@ -354,15 +359,18 @@ class Handoffs:
         self._paths.pop(worker, None)
         if self.meters is not None:
             self.meters.parted(worker)
-        for one in [t for t in self._tries.values() if t.worker == worker and t.asked_at and not t.landed]:
-            self._failed(one, "peer_lost", over=False)
+        for one in self.attempts.asked_of(worker):
+            if one.given_up:
+                self.attempts.await_lapse(one)
+            else:
+                self._failed(one, "peer_lost", over=False)
         for one in [t for t in self._current.values() if t.worker == worker]:
             self._unsaid(one)
 
     # ---- what the worker says ----
 
     def landed(self, attempt: str) -> None:
-        one = self._tries.pop(attempt, None)
+        one = self.attempts.open.pop(attempt, None)
         if one is not None:
             one.landed = True
             assert self.worker.facts is not None  # it has started
@@ -416,10 +424,15 @@ class Handoffs:
 
     def __repr__(self) -> str:
         ready = sum(peer.ready for peer in self.peers)
-        return f"<Handoffs {ready}/{len(self.peers)} peers ready, {len(self._tries)} attempts open>"
+        return f"<Handoffs {ready}/{len(self.peers)} peers ready, {len(self.attempts.open)} attempts open>"
 
 
 def _unavailable(id: str) -> wire.Update:
     return wire.Update(
         id, finish=Finish.ERROR.value, error="no prefill worker is ready; try again later", code="unavailable"
     )
+
+
+def _too_late(id: str) -> wire.Update:
+    told = "no prefill worker can compute the prompt before the request's deadline"
+    return wire.Update(id, finish=Finish.ERROR.value, error=told, code=DeadlineExceeded.code)

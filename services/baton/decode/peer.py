@@ -1,6 +1,7 @@
 """One prefill worker, as a decode pod sees it: a connection that is kept, and whether it is alive.
 
-It says hello until it is answered, pings, and notices silence and new incarnations. Contact is made
+It says hello until it is answered, pings, permits it to write here for as long as it is believed to live,
+and notices silence and new incarnations. Contact is made
 when the peer is configured or its lease appears, not with the first request. What it hears it passes to
 its owner.
 """
@@ -13,10 +14,12 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
+import msgspec
 import zmq
 import zmq.asyncio
 
 from baton.core.errors import ProtocolMismatch
+from baton.core.ids import session_id
 from baton.protocol import pods
 from baton.protocol.secret import secure
 
@@ -43,7 +46,7 @@ class Peer:
         it; else the worker says it."""
         self.address = address
         self.pod = pod
-        self.hello = hello
+        self.hello = msgspec.structs.replace(hello, session=session_id())
         self.owner: Owner | None = None
         self.worker = ""
         """The incarnation that answered; empty while there is none."""
@@ -55,6 +58,8 @@ class Peer:
         """The same, as its lease has it; also when there is no lease any more."""
         self.met = False
         """The path to it has been measured."""
+        self.permitted_at = float("-inf")
+        """When it was last given leave to write here."""
         self._last = ""
         """The last incarnation that answered."""
         self._retired: deque[str] = deque(maxlen=RETIRED_KEPT)
@@ -109,6 +114,7 @@ class Peer:
     def drop(self, reason: str) -> None:
         """Take the peer for lost until it answers another hello."""
         worker, self.worker = self.worker, ""
+        self.hello = msgspec.structs.replace(self.hello, session=session_id())
         self.met = self.draining = False
         if worker and self.owner is not None:
             self.owner.gone(self, worker, reason)
@@ -142,12 +148,18 @@ class Peer:
                 self.drop(reason)
             case pods.Ping(waiting=waiting, draining=draining):
                 self.waiting, self.draining = waiting, draining
+            case pods.Renew(worker=worker, at=at):
+                if worker == self.worker:
+                    self.permitted_at = time.monotonic()
+                    self.send(pods.Renewed(worker, at))
             case _ if self.owner is not None:
                 self.owner.heard(self, message)
 
     def _meet(self, hello: pods.Hello) -> None:
         if hello.worker == self.worker or hello.worker in self._retired:
             return
+        if hello.worker == self._last and hello.session != self.hello.session:
+            return  # it answers to before it was taken for lost: legs of then are still under way there
         reason = pods.unfit(self.hello, hello)
         if reason:
             log.error("%s cannot be used: %s", self.address, reason)

@@ -82,6 +82,8 @@ class Pod:
         if facts is None or self.served is None:
             return {}
         told = {"model": self.served.names[0], "max_model_len": facts.max_model_len, "pages": facts.pages}
+        if facts.kv_dtype:
+            told["kv_dtype"] = facts.kv_dtype
         return {**told, "device": facts.device, "dtype": facts.dtype, "seconds": round(facts.seconds, 1)}
 
     def refusal(self) -> BatonError | None:

@@ -96,10 +96,16 @@ class Receiver:
         await self.worker.close()
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
         assert self.handoffs is not None, "a request before the start"
-        self.handoffs.submit(request, sink, prefer, lender)
+        self.handoffs.submit(request, sink, prefer, lender, trace, deadline)
 
     def abort(self, id: str) -> None:
         if self.handoffs is not None:

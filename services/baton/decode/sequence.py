@@ -3,16 +3,30 @@
 A choice that resumes begins where its client stands: its events go on from the tokens that the client has,
 and text that those left undecided comes with the tokens that follow.
 
+A choice that a client came back for is computed from its beginning: what the client has is compared by its
+digest, and not told again.
+
 Its generation owns it and calls it on the event loop alone. Updates gather here until somebody asks for
 the next event, so a slow client costs the memory of its own output and no more.
 """
 
 from __future__ import annotations
 
-from baton.core.errors import Cancelled
+from baton.core.errors import Cancelled, CannotContinue
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.transcript import Transcript
-from baton.openai import Choice, ChoiceStream, Prompt, ServedModel, Shape, Usage, choice_stream
+from baton.openai import (
+    Choice,
+    ChoiceStream,
+    Had,
+    Prompt,
+    ServedModel,
+    Shape,
+    Usage,
+    choice_stream,
+    digest_of,
+)
+from baton.openai.bookmark import HEADER
 from baton.protocol.engine import Course, Update
 
 
@@ -20,6 +34,8 @@ class OpenSequence:
     """One choice of an answer: what the engine said of it and the client has not been sent."""
 
     __slots__ = (
+        "_delivered",
+        "_had",
         "_ids",
         "_logprobs",
         "_offsets",
@@ -51,8 +67,11 @@ class OpenSequence:
         eos: frozenset[int],
         *,
         ended: bool = False,
+        had: Had | None = None,
     ) -> None:
         """`ended`: the client has all of it, so that only its tokens are counted."""
+        self._had = had
+        self._delivered = request.generated
         self.request = request
         self.index = index
         self.prompt = prompt
@@ -105,6 +124,20 @@ class OpenSequence:
             by = delta.stopped_by
             named = isinstance(by, str) or by in self.request.sampling.stop_token_ids
             self._stop = by if named else None
+        if self._had is not None:
+            self._compare(self._had)
+
+    def _compare(self, had: Had) -> None:
+        """Once as much has come as the client has, it must be the same."""
+        if len(self._ids) < had.tokens and self.finish is None:
+            return
+        mine = Had(len(self._ids), digest_of(self._ids), self.finish is not None)
+        if mine != had:
+            raise CannotContinue(HEADER, "the answer came out another way this time; ask for a new one")
+        self._delivered, self._told = tuple(self._ids), "".join(self._texts)
+        self._texts, self._ids, self._logprobs, self._offsets = [], [], [], []
+        if not had.ended:
+            self._had = None
 
     @property
     def usage(self) -> Usage:
@@ -117,12 +150,14 @@ class OpenSequence:
     def event(self) -> bytes:
         """What came since the last event, as one; nothing while no text is decided, but for the first
         token, for which clients time their server."""
-        first = self._stream is None and not self.request.generated
+        if self._had is not None:
+            return b""  # the client has as much, or all
+        first = self._stream is None and not self._delivered
         if self._stream is None:
             self._stream = choice_stream(
                 self._shape, self.model.tokenizer, self.usage, index=self.index, prompt=self.prompt,
-                prompt_logprobs=self.prompt_logprobs, delivered=self.request.generated,
-                delivered_text=self._told,
+                prompt_logprobs=self.prompt_logprobs, delivered=self._delivered,
+                delivered_text=self._told, anew=not self.request.generated,
             )  # fmt: skip
         if not first and not self._texts and self.finish is None:
             return b""

@@ -12,6 +12,7 @@ from baton.http.settings import HttpSettings
 from baton.membership import PodSettings
 from baton.state import StateSettings
 from baton.telemetry import LogSettings
+from baton.trace import TraceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class DecodeSettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     pod: PodSettings = field(default_factory=PodSettings)
     state: StateSettings = field(default_factory=StateSettings)
+    trace: TraceSettings = field(default_factory=TraceSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
     @property

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypedDict
 
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, Failed
@@ -26,6 +27,14 @@ from baton.protocol.placed import Timeline
 log = logging.getLogger(__name__)
 
 
+class Facts(TypedDict):
+    """As `Timeline` has them."""
+
+    prefill: str
+    cached: int
+    handed: int
+
+
 class Generation:
     """All sequences of one HTTP request. Use as `with`: leaving it ends the engine's work."""
 
@@ -37,8 +46,12 @@ class Generation:
         meters: Meters,
         clock: Clock,
         began: float,
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
-        """`began` is when the request came, by the clock."""
+        """`began`: when the request came, by the clock; `trace`: its `traceparent`; `deadline`: when it must
+        be done."""
+        self._trace = trace
         assert front.facts is not None, "not started"
         self.work = work
         self.ttft: float | None = None
@@ -47,9 +60,12 @@ class Generation:
         self._meters = meters
         self._now: Callable[[], float] = clock.now
         self._began = began
+        self._deadline = deadline
         eos = frozenset(front.facts.eos)
         self.sequences = [
-            OpenSequence(request, index, prompt, work.shape, model, eos, ended=index in work.ended)
+            OpenSequence(
+                request, index, prompt, work.shape, model, eos, ended=index in work.ended, had=work.had
+            )
             for index, (request, prompt) in enumerate(zip(work.requests, work.prompts, strict=True))
         ]
         self._left = len(self.sequences) - len(work.ended)
@@ -62,7 +78,8 @@ class Generation:
             for sequence in self.sequences:
                 if sequence.index not in self.work.ended:
                     sink = partial(self._take, sequence)
-                    self._front.submit(sequence.request, sink, self.work.prefill, self.work.lender)
+                    where = (self.work.prefill, self.work.lender)
+                    self._front.submit(sequence.request, sink, *where, self._trace, self._deadline)
         except BaseException:
             self._abort()
             raise
@@ -84,15 +101,22 @@ class Generation:
 
     def timeline(self, pod: str) -> Timeline:
         """When what happened so far, of every choice, told by the pod of this name."""
+        marks = tuple((what, round((at - self._began) * 1e3, 3)) for what, at in self.marks())
+        return Timeline(pod=pod, marks=marks, **self.facts())
+
+    def marks(self) -> list[tuple[str, float]]:
+        """What happened so far, and when by the monotonic clock, in order."""
         several = len(self.sequences) > 1
-        marks = sorted(
-            (round((at - self._began) * 1e3, 3), f"{one.index} {what}" if several else what)
+        marks = [
+            (f"{one.index} {what}" if several else what, at)
             for one in self.sequences
             for what, at in one.course.marks
-        )
-        return Timeline(
-            pod=pod,
-            marks=tuple((what, at) for at, what in marks),
+        ]
+        return sorted(marks, key=lambda mark: (mark[1], mark[0]))
+
+    def facts(self) -> Facts:
+        """How its prompts came to be computed."""
+        return Facts(
             prefill=next((one.course.prefill for one in self.sequences if one.course.prefill), ""),
             cached=self.usage.cached_tokens,
             handed=sum(one.course.handed for one in self.sequences),

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from baton.core.errors import InvalidField
+from baton.core.errors import InvalidField, Refused
 from baton.core.types import Request
-from baton.openai import Asked, Prompt, Shape
+from baton.openai import Asked, Had, Prompt, Shape
 from baton.protocol.engine import EngineFacts
 from baton.protocol.placed import Placed
+from baton.state.lease import layout_of
 from baton.tokens.identity import extend_identities
 
 
@@ -28,6 +29,8 @@ class Work:
     """Choices that the client has to their end."""
     resumes: bool = False
     """Another pod began to answer."""
+    had: Had | None = None
+    """What the client of the only choice has of it, by count and digest alone."""
     prefill: tuple[str, ...] | None = None
     """Who is to compute the prompts, best first; empty for this pod, None for anybody."""
     lender: str = ""
@@ -39,14 +42,19 @@ class Work:
         return self.shape.stream
 
 
-def of_asked(asked: Asked, requests: Sequence[Request], *, timeline: bool = False) -> Work:
-    """As a client asked for it."""
+def of_asked(
+    asked: Asked, requests: Sequence[Request], *, had: Had | None = None, timeline: bool = False
+) -> Work:
+    """As a client asked for it; one that comes back has some of it."""
     prompts = tuple(asked.prompts[index // asked.shape.n] for index in range(len(requests)))
-    return Work(shape=asked.shape, requests=tuple(requests), prompts=prompts, timeline=timeline)
+    return Work(shape=asked.shape, requests=tuple(requests), prompts=prompts, had=had, timeline=timeline)
 
 
 def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
-    """As a router sent it; `id` is this pod's own for it. Raises `InvalidField`."""
+    """As a router sent it; `id` is this pod's own for it. InvalidField; Refused where it is for a pod
+    that was here before."""
+    if placed.layout not in ("", layout_of(facts.fingerprint.hex(), facts.page_size)):
+        raise Refused("this pod serves another model, or keeps other pages, than it was asked for")
     _check(placed, facts)
     requests = tuple(
         replace(one, id=f"{id}-{index}", identities=_identities(one, facts.page_size))
@@ -58,7 +66,8 @@ def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:
     )
     return Work(
         shape=placed.shape, requests=requests, prompts=prompts, ended=frozenset(placed.ended),
-        resumes=placed.resumes, prefill=placed.prefill, lender=placed.lender, timeline=placed.timeline,
+        resumes=placed.resumes, had=placed.had, prefill=placed.prefill, lender=placed.lender,
+        timeline=placed.timeline,
     )  # fmt: skip
 
 
@@ -80,6 +89,8 @@ def _check(placed: Placed, facts: EngineFacts) -> None:
     resumed = placed.ended or any(one.generated for one in placed.requests)
     if resumed and not shape.stream:
         raise InvalidField("generated", "only a stream can go on from where it was lost")
+    if placed.had is not None and (resumed or count > 1 or not shape.stream):
+        raise InvalidField("had", "is of a stream's only choice, from its beginning")
     for index, one in enumerate(placed.requests):
         _check_request(one, f"requests[{index}]", facts)
 

@@ -27,6 +27,7 @@ from baton.prefill.settings import PrefillSettings
 from baton.service import run_service
 from baton.state import Link
 from baton.telemetry import Metrics
+from baton.trace import Tracing, tracing_to
 
 log = logging.getLogger("baton.prefill")
 
@@ -54,13 +55,14 @@ async def run(settings: PrefillSettings) -> None:
     worker = Worker(replace(settings.engine, handover=True), progress, RankLogs("prefill", settings.logs))
     app = App(worker, metrics)
     async with AsyncExitStack() as stack:
+        tracing = stack.enter_context(tracing_to(settings.trace, "baton-prefill", settings.pod.name))
         http = await stack.enter_async_context(HttpServer(app.starlette(), settings.http))
         log.info("listening", extra={"port": http.port})
         stack.push_async_callback(worker.close)
         await first_of(worker.start(), stop.wait())
         if stop.is_set():
             return
-        desk = app.desk = await stack.enter_async_context(_desk(settings, worker, incarnation))
+        desk = app.desk = await stack.enter_async_context(_desk(settings, worker, incarnation, tracing))
         member = _membership(settings, worker, incarnation, http.port, desk)
         if member.link is not None:
             await stack.enter_async_context(member.link)
@@ -79,16 +81,17 @@ async def run(settings: PrefillSettings) -> None:
                 desk.end_all()
                 await first_of(_drained(desk, CUT_S), worker.failed.wait())
         if worker.failure is not None:
+            await worker.close()  # so that decode pods hear of legs which cannot write any more
             raise worker.failure
         if http.ended.is_set():
             raise WorkerDied("the HTTP server ended by itself")
     log.info("stopped")
 
 
-def _desk(settings: PrefillSettings, worker: Worker, incarnation: str) -> LegDesk:
+def _desk(settings: PrefillSettings, worker: Worker, incarnation: str, tracing: Tracing) -> LegDesk:
     hello = introduction(worker, "prefill", incarnation, settings.pod.name)
     try:
-        return LegDesk(worker, hello, settings.listen, settings.secret)
+        return LegDesk(worker, hello, settings.listen, settings.secret, tracing)
     except zmq.ZMQError as error:
         raise InvalidSetting("listen", f"cannot listen on {settings.listen}: {error}") from error
 

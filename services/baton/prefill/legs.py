@@ -2,7 +2,8 @@
 
 One ZMQ ROUTER socket; each visitor is a decode worker that said hello. It turns their legs into the
 worker's, and the worker's news into answers. A visitor that falls silent has its legs ended at once,
-so that nothing is computed for nobody. Runs on the event loop; nothing here waits for the engine.
+so that nothing is computed for nobody. It asks each visitor twice a second for leave to write, and the
+engine's ranks write by that leave alone. Runs on the event loop; nothing here waits for the engine.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import zmq
 import zmq.asyncio
 
 from baton.core.errors import BatonError, ProtocolMismatch
 from baton.engine.worker import Sink, Worker
 from baton.lending import Lending
+from baton.prefill.spans import LegSpans
 from baton.protocol import engine as wire
 from baton.protocol import pods
 from baton.protocol.secret import secure
+from baton.trace import SILENT, Tracing
 
 log = logging.getLogger("baton.prefill")
 
@@ -37,12 +41,21 @@ class Visitor:
     pod: str
     """What its pod is called, where it said so."""
     heard_at: float
+    session: str
+    """Of its last hello."""
     legs: set[str] = field(default_factory=set)
     """Attempts whose end has not been said."""
 
 
 class LegDesk:
-    def __init__(self, worker: Worker, hello: pods.Hello, address: str, secret: str = "") -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        hello: pods.Hello,
+        address: str,
+        secret: str = "",
+        tracing: Tracing = SILENT,
+    ) -> None:
         """`address`: where to bind, as ZMQ writes it."""
         self.worker = worker
         self.hello = hello
@@ -60,6 +73,7 @@ class LegDesk:
         self._tasks: list[asyncio.Task[None]] = []
         self._reading: dict[str, asyncio.Task[None]] = {}
         """Legs that wait for a prefix which is being read, by attempt."""
+        self._spans = LegSpans(tracing)
         self.lending = Lending(worker, self._send_to)
         worker.listener = self
 
@@ -68,8 +82,11 @@ class LegDesk:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Visitors are told, so that nobody waits for silence; what they asked for is ended by the worker."""
+        """Visitors are told, so that nobody waits for silence; what they asked for is ended by the worker. If
+        its ranks are no more, nothing of any leg can land."""
         for visitor in self._visitors.values():
+            for attempt in visitor.legs if self.worker.gone else ():
+                self._send(visitor.identity, pods.Ended(attempt, False, "the worker is gone"))
             self._send(visitor.identity, pods.Refused("this worker has left"))
         tasks = [*self._tasks, *self._reading.values()]
         for task in tasks:
@@ -99,9 +116,12 @@ class LegDesk:
     def end_all(self) -> None:
         """Cut off every leg; the end of each is said when nothing of it can land any more."""
         for visitor in self._visitors.values():
-            for attempt in visitor.legs:
-                self._stop_reading(attempt)
-                self.worker.tell(wire.AbortLeg(attempt))
+            self._end_legs(visitor)
+
+    def _end_legs(self, visitor: Visitor) -> None:
+        for attempt in visitor.legs:
+            self._stop_reading(attempt)
+            self.worker.tell(wire.AbortLeg(attempt))
 
     # ---- what visitors say ----
 
@@ -132,6 +152,9 @@ class LegDesk:
                 self._stop_reading(attempt)
                 self.worker.tell(wire.AbortLeg(attempt))
                 visitor.legs.add(attempt)  # its end is said even if it never began
+            case pods.Renewed(worker=worker, at=at):
+                if worker == self.hello.worker:
+                    self.worker.tell(wire.Permit(visitor.worker, at + pods.PERMIT_S))
             case pods.Refused():
                 log.info("decode worker %s has left", visitor.worker)
                 self._dismiss(visitor)
@@ -147,14 +170,18 @@ class LegDesk:
         visitor = self._visitors.get(hello.worker)
         if visitor is None:
             visitor = self._visitors[hello.worker] = Visitor(
-                hello.worker, identity, hello.pod, time.monotonic()
+                hello.worker, identity, hello.pod, time.monotonic(), hello.session
             )
-            self.worker.tell(wire.Meet(hello.worker, hello.ranks))
+            self.worker.tell(wire.Meet(hello.worker, hello.ranks, guarded=True))
             log.info("decode worker %s is here", hello.worker)
+        elif visitor.session != hello.session:
+            # It had taken us for lost: it may have given the pages of these legs to others.
+            self._end_legs(visitor)
         self._known.pop(visitor.identity, None)
-        visitor.identity, visitor.heard_at = identity, time.monotonic()
+        visitor.identity, visitor.heard_at, visitor.session = identity, time.monotonic(), hello.session
         self._known[identity] = visitor
-        self._send(identity, self.hello)
+        self._send(identity, msgspec.structs.replace(self.hello, session=hello.session))
+        self._renew(visitor)
 
     def _begin(self, visitor: Visitor, leg: pods.Leg) -> None:
         if self.draining:
@@ -162,13 +189,15 @@ class LegDesk:
             self._send(visitor.identity, told)
             return
         visitor.legs.add(leg.attempt)
+        self._spans.begin(leg, visitor.pod or visitor.worker)
+        deadline = time.monotonic() + leg.timeout_s
         owner, pages = self._owner(visitor, leg)
         if owner and pages >= (self.lending.least(owner) or pages + 1):
             identities = leg.request.identities[:pages]
-            reading = asyncio.create_task(self._read_and_run(visitor, leg, owner, identities))
+            reading = asyncio.create_task(self._read_and_run(visitor, leg, deadline, owner, identities))
             self._reading[leg.attempt] = reading
         else:
-            self._run(visitor, leg, leg.timeout_s)
+            self._run(visitor, leg, deadline)
 
     def _owner(self, visitor: Visitor, leg: pods.Leg) -> tuple[str, int]:
         """Whose pool may hold what this one lacks, and how many pages of the prompt: the pod that was named,
@@ -179,12 +208,11 @@ class LegDesk:
         return visitor.worker, min(leg.first, len(leg.request.identities))
 
     async def _read_and_run(
-        self, visitor: Visitor, leg: pods.Leg, owner: str, identities: Sequence[bytes]
+        self, visitor: Visitor, leg: pods.Leg, deadline: float, owner: str, identities: Sequence[bytes]
     ) -> None:
-        began = time.monotonic()
         await self.lending.read(owner, identities)
         self._reading.pop(leg.attempt, None)
-        self._run(visitor, leg, max(0.1, leg.timeout_s - (time.monotonic() - began)))
+        self._run(visitor, leg, deadline)
 
     def _stop_reading(self, attempt: str) -> None:
         """The leg of this attempt will not be run."""
@@ -192,19 +220,20 @@ class LegDesk:
         if reading is not None:
             reading.cancel()
 
-    def _run(self, visitor: Visitor, leg: pods.Leg, timeout_s: float) -> None:
+    def _run(self, visitor: Visitor, leg: pods.Leg, deadline: float) -> None:
         request = replace(leg.request, id=leg.attempt)
-        message = wire.RunLeg(request, visitor.worker, leg.first, leg.pages, timeout_s)
+        message = wire.RunLeg(request, visitor.worker, leg.first, leg.pages, deadline)
         try:
             self.worker.open_with(message, self._sink(visitor, leg.attempt))
         except BatonError as error:
-            self._end(leg.attempt, False, str(error))
+            self._end(leg.attempt, False, str(error), code=error.code)
 
     def _sink(self, visitor: Visitor, attempt: str) -> Sink:
         def take(update: wire.Update) -> None:
             if update.error is not None:
-                self._end(attempt, False, update.error)
+                self._end(attempt, False, update.error, code=update.code or "")
             elif update.token is not None and attempt in visitor.legs:
+                self._spans.first(attempt, update)
                 scores, cached, now = update.scores or (), update.cached or 0, time.monotonic()
                 marks = tuple((what, now - at) for what, at in update.course.marks) if update.course else ()
                 first = pods.First(attempt, update.token, update.logprob, scores, cached, marks)
@@ -218,11 +247,14 @@ class LegDesk:
         reason = "" if end.complete else "the leg was ended early"
         self._end(end.attempt, end.complete, reason, end.seconds)
 
-    def _end(self, attempt: str, complete: bool, reason: str, seconds: float = 0.0) -> None:
+    def _end(
+        self, attempt: str, complete: bool, reason: str, seconds: float = 0.0, *, code: str = ""
+    ) -> None:
+        self._spans.end(attempt, reason, seconds)
         for visitor in self._visitors.values():
             if attempt in visitor.legs:
                 visitor.legs.discard(attempt)
-                self._send(visitor.identity, pods.Ended(attempt, complete, reason, seconds))
+                self._send(visitor.identity, pods.Ended(attempt, complete, reason, seconds, code=code))
 
     def reserved(self, reservation: wire.Reservation) -> None: ...
 
@@ -254,7 +286,13 @@ class LegDesk:
                         "decode worker %s fell silent; ending its %d legs", visitor.worker, len(visitor.legs)
                     )
                     self._dismiss(visitor)
+                else:
+                    self._renew(visitor)
             self._ping()
+
+    def _renew(self, visitor: Visitor) -> None:
+        """Ask for leave to write from now on."""
+        self._send(visitor.identity, pods.Renew(self.hello.worker, time.monotonic()))
 
     def _ping(self) -> None:
         waiting = self.worker.load.waiting if self.worker.load else 0
@@ -264,8 +302,8 @@ class LegDesk:
     def _dismiss(self, visitor: Visitor) -> None:
         """End everything of a visitor; it is welcome again when it says hello."""
         for attempt in visitor.legs:
-            self._stop_reading(attempt)
-            self.worker.tell(wire.AbortLeg(attempt))
+            self._spans.end(attempt, "the decode worker is gone")
+        self._end_legs(visitor)
         self.lending.gone(visitor.worker)
         self.worker.tell(wire.Part(visitor.worker))
         self._visitors.pop(visitor.worker, None)

@@ -11,6 +11,7 @@ from baton.http import HttpSettings
 from baton.membership import PodSettings
 from baton.state import StateSettings
 from baton.telemetry import LogSettings
+from baton.trace import TraceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class PrefillSettings:
     """Probes and metrics."""
     pod: PodSettings = field(default_factory=PodSettings)
     state: StateSettings = field(default_factory=StateSettings)
+    trace: TraceSettings = field(default_factory=TraceSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:

@@ -7,10 +7,11 @@ asked for, 2 for a mistake in what was set, 1 when it could not go on.
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
 
-from baton.router.process import Share, run
+from baton.router.process import Share, feed, run
 from baton.router.settings import RouterSettings
 from baton.router.workers import Workers
 from baton.service import framed, live
@@ -26,7 +27,10 @@ def _serve(settings: RouterSettings) -> int:
     def one(share: Share) -> int:
         return live("router", run(settings, share))
 
-    return one(Share()) if settings.workers == 1 else Workers(settings, one).run()
+    def fed(listening: socket.socket) -> int:
+        return live("router", feed(settings, listening))
+
+    return one(Share()) if settings.workers == 1 else Workers(settings, one, fed).run()
 
 
 if __name__ == "__main__":

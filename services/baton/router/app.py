@@ -19,17 +19,20 @@ from starlette.types import ASGIApp
 from baton.core.clock import Clock
 from baton.core.version import version
 from baton.http import Doors, Exchange, Post, application, while_present
+from baton.http.body import header
 from baton.openai import (
     Asked,
     ServedModel,
     description,
     detokenize,
     model_list,
+    read_bookmark,
     read_chat,
     read_completion,
     read_generate,
     tokenize,
 )
+from baton.openai.bookmark import LAST_EVENT
 from baton.router.entry import Admission, Gate, Key
 from baton.router.meters import Meters
 from baton.router.page import Page
@@ -37,6 +40,7 @@ from baton.router.probes import Probes
 from baton.router.relay import Errand, Errands
 from baton.router.settings import RouterSettings
 from baton.router.understand import Read, Understanding
+from baton.trace import SILENT, Tracing
 
 JSON = "application/json"
 
@@ -54,6 +58,7 @@ class App:
     meters: Meters
     clock: Clock
     page: Page | None = None
+    tracing: Tracing = SILENT
 
     def main(self) -> ASGIApp:
         """Everything; /metrics and the page only if they have no port of their own."""
@@ -101,19 +106,23 @@ class App:
             self.settings.http,
             self.settings.limits.deadline_s,
             self.clock,
+            self.tracing,
         )
 
     # ---- generating ----
 
     async def _generate(self, read: Read, exchange: Exchange[Key]) -> None:
         key, began = exchange.guest, self.clock.now()
-        generation = self.understanding.generation()
-        asked = await self.understanding.asked(read, exchange.body, key, exchange.id, generation)
+        brought = header(exchange.scope, LAST_EVENT)
+        bookmark = read_bookmark(brought) if brought else None
+        id = bookmark.request if bookmark else exchange.id
+        generation = self.understanding.generation(bookmark)
+        asked = await self.understanding.asked(read, exchange.body, key, id, generation, bookmark)
         self.meters.understand.observe(self.clock.now() - began)
         if key.name:
             exchange.notes["key"] = key.name
         async with while_present(exchange.receive), self.admission.enter(key, asked.priority):
-            errand = self.errands.start(exchange, asked, generation)
+            errand = self.errands.start(exchange, asked, generation, bookmark.had if bookmark else None)
             try:
                 await errand.run()
             finally:
@@ -127,6 +136,9 @@ class App:
         if counted.cached:
             self.meters.cached.inc(counted.cached)
         exchange.notes |= {**errand.notes(), "stream": asked.shape.stream}
+        exchange.span.tell(
+            model=asked.shape.model, cached_tokens=counted.cached, generated_tokens=counted.generated
+        )
 
     async def _convert(self, convert: Callable[[bytes, ServedModel], bytes], exchange: Exchange[Key]) -> None:
         await exchange.reply.json(await self.understanding.convert(convert, exchange.body))

@@ -9,7 +9,10 @@ from baton.telemetry import Metrics
 
 
 class Gauges:
-    def __init__(self, metrics: Metrics, pods: Pods, admission: Admission, mirror: FleetMirror) -> None:
+    def __init__(
+        self, metrics: Metrics, pods: Pods, admission: Admission, mirror: FleetMirror, *, shared: bool
+    ) -> None:
+        """`shared`: there is a Redis to tell of."""
         self._pods = pods
         self._admission = admission
         gauge = metrics.gauge
@@ -22,17 +25,13 @@ class Gauges:
         gauge("baton_router_index_pages", "Pages in the prefix index, over all workers.").set_function(
             lambda: len(pods.index)
         )
-        gauge("baton_router_index_lag_entries", "Prefix events written and not read yet.").set_function(
-            lambda: mirror.health.lag
-        )
-        gauge("baton_router_state_reachable", "1 while Redis answers.").set_function(
-            lambda: mirror.health.link.reachable
-        )
-        gauge("baton_router_state_silent_seconds", "Since Redis answered last.").set_function(
-            lambda: mirror.health.link.silent_s
-        )
+        if shared:
+            self._state(metrics, mirror)
         gauge("baton_router_workers_shunned", "Workers that are kept away from.").set_function(
             lambda: len(pods.shunning.shunned)
+        )
+        gauge("baton_router_workers_slow", "Workers that take longer than they claim.").set_function(
+            lambda: len(pods.paces.slow)
         )
         gauge("baton_router_routers", "Other routers that are heard of.").set_function(
             lambda: pods.loads.routers
@@ -46,6 +45,19 @@ class Gauges:
         )
         self._usage = metrics.familiar(
             "vllm:kv_cache_usage_perc", "Share of decode pods' pages in use, 0 to 1.", ("model_name",)
+        )
+
+    @staticmethod
+    def _state(metrics: Metrics, mirror: FleetMirror) -> None:
+        gauge = metrics.gauge
+        gauge("baton_router_index_lag_entries", "Prefix events written and not read yet.").set_function(
+            lambda: mirror.health.lag
+        )
+        gauge("baton_router_state_reachable", "1 while Redis answers.").set_function(
+            lambda: mirror.health.link.reachable
+        )
+        gauge("baton_router_state_silent_seconds", "Since Redis answered last.").set_function(
+            lambda: mirror.health.link.silent_s
         )
 
     def set(self) -> None:

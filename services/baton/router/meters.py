@@ -35,7 +35,7 @@ class Meters:
         )
         tokens = metrics.counter(
             "baton_router_tokens_total",
-            "Tokens of prompts, those of them that pods found cached (where answers say), and generated.",
+            "Tokens of prompts, those of them that pods found cached, and generated.",
             ("kind",),
         )
         self.prompt, self.cached, self.generated = map(tokens.labels, ("prompt", "cached", "generated"))

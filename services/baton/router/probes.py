@@ -95,20 +95,26 @@ class Probes:
         return Response(self.exposed.own(), media_type=CONTENT_TYPE)
 
     async def _placements(self, request: HttpRequest) -> Response:
+        self.gate.check_operator(request.scope)
         now = self.clock.now()
         return _json({"placements": [one.shown(now) for one in reversed(self.trail.placements)]})
 
     async def _fleet(self, request: HttpRequest) -> Response:
+        self.gate.check_operator(request.scope)
         return _json(self.fleet())
 
     def fleet(self) -> dict[str, Any]:
         """Every worker as this router sees it."""
         pods, loads = self.pods, self.pods.loads
-        workers = []
+        workers, slow = [], pods.paces.slow
         for id, lease in pods.fleet.workers.items():
             facts = {name: getattr(lease, name) for name in lease.__struct_fields__ if name != "agents"}
             total = loads.total(id)
-            told = {"shunned": id in pods.shunning.shunned, "pages_indexed": pods.index.pages.get(id, 0)}
+            told = {
+                "shunned": id in pods.shunning.shunned,
+                "slowness": round(slow.get(id, 1.0), 1),
+                "pages_indexed": pods.index.pages.get(id, 0),
+            }
             workers.append({**facts, **told, "requests": total.requests, "prompt_tokens": total.tokens})
         return {
             **self.summary(),

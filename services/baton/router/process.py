@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from baton.core.clock import SystemClock
-from baton.core.errors import WorkerDied
+from baton.core.errors import InvalidSetting, WorkerDied
 from baton.core.ids import incarnation_id
 from baton.core.lifecycle import first_of, stop_asked
 from baton.http import HttpServer
@@ -31,8 +31,10 @@ from baton.router.relay import Errands, RetryBudget, Trail
 from baton.router.settings import RouterSettings
 from baton.router.understand import Understanding
 from baton.router.wire import Pool
-from baton.state import FleetMirror, LeaseBoard, Link
+from baton.state import FleetMirror, IndexFeed, LeaseBoard, Link
+from baton.state.address import nowhere
 from baton.telemetry import Metrics
+from baton.trace import Tracing, tracing_to
 
 log = logging.getLogger("baton.router")
 
@@ -51,14 +53,18 @@ class Share:
     """On the loopback: where its siblings ask for its own figures."""
     siblings: tuple[int, ...] = ()
     """The ports of all of them, its own included, by number."""
+    feed: int = 0
+    """The port of the feed that reads prefix events for all of them; without one it reads them itself."""
 
 
 async def run(settings: RouterSettings, share: Share = Share()) -> None:
     """A router's life. Returns after a stop that was asked for; raises what else ended it."""
     stop, hurry = stop_asked()
     async with AsyncExitStack() as stack:
+        name = f"{os.uname().nodename}-{incarnation_id()}"
+        tracing = stack.enter_context(tracing_to(settings.trace, "baton-router", name))
         base = await asyncio.to_thread(_served, settings)
-        app = await _build(settings, base, stack, share)
+        app = await _build(settings, base, stack, share, name, tracing)
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http, listening=share.main))
         if port := settings.http.metrics_port:
             second = HttpServer(app.operations(), settings.http, port, share.metrics)
@@ -79,12 +85,19 @@ async def run(settings: RouterSettings, share: Share = Share()) -> None:
     log.info("stopped")
 
 
-async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitStack, share: Share) -> App:
+async def _build(
+    settings: RouterSettings,
+    base: ServedModel,
+    stack: AsyncExitStack,
+    share: Share,
+    name: str,
+    tracing: Tracing,
+) -> App:
+    """`name` is this run's, among all routers."""
     clock, metrics, trail = SystemClock(), Metrics(), Trail()
     meters = Meters(metrics, settings.placement.policy)
     keys = KeyRing(settings.keys.file, clock)
-    link = await stack.enter_async_context(Link(settings.state, name="router"))
-    mirror = await stack.enter_async_context(FleetMirror(link, f"{os.uname().nodename}-{incarnation_id()}"))
+    mirror = await _mirror(settings, stack, name, share.feed)
     pool = Pool()
     stack.callback(pool.close)
     catalog = Catalog(base, settings.model.names)
@@ -111,14 +124,15 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
 
     def detail() -> Mapping[str, object]:
         link = mirror.health.link
-        told: dict[str, object] = {
-            "state": {"reachable": link.reachable, "silent_s": round(link.silent_s, 1), "error": link.error}
-        }
+        told: dict[str, object] = {}
+        if settings.state.url:
+            silent_s = round(link.silent_s, 1)
+            told["state"] = {"reachable": link.reachable, "silent_s": silent_s, "error": link.error}
         if isinstance(discovery, KubernetesFleet):
             told["kubernetes"] = asdict(discovery.health)
         return told
 
-    gauges = Gauges(metrics, pods, admission, mirror)
+    gauges = Gauges(metrics, pods, admission, mirror, shared=bool(settings.state.url))
     exposed = Exposed(metrics, gauges, pool, share.siblings)
     probes = Probes(gate, admission, pods, trail, exposed, detail, clock)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
@@ -127,9 +141,23 @@ async def _build(settings: RouterSettings, base: ServedModel, stack: AsyncExitSt
     page = None
     if settings.ui.enabled:
         feed = _feed(settings, probes, meters, pool)
-        page = Page(feed)
+        page = Page(feed, gate.check_operator)
         _background(stack, feed.run())
-    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page)
+    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page, tracing)
+
+
+async def _mirror(settings: RouterSettings, stack: AsyncExitStack, name: str, feed: int) -> FleetMirror:
+    """What Redis tells. Without one it stays empty: the API server lists the pods, they tell of themselves,
+    and requests are placed by load alone, of which each router knows its own."""
+    if not settings.state.url and settings.discovery.source == "leases":
+        known = "set it to the Redis in which pods keep their leases, or discovery.source to kubernetes"
+        raise InvalidSetting("state.url", f"is empty: {known}")
+    link = Link(settings.state, name="router", connected=None if settings.state.url else nowhere())
+    mirror = FleetMirror(link, name, feed)
+    if settings.state.url:
+        await stack.enter_async_context(link)
+        await stack.enter_async_context(mirror)
+    return mirror
 
 
 def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) -> Feed:
@@ -142,6 +170,16 @@ def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) 
         policy=settings.placement.policy, problem=problem, clock=probes.clock,
     )  # fmt: skip
     return Feed(sources, probes.clock)
+
+
+async def feed(settings: RouterSettings, listening: socket.socket) -> None:
+    """The life of the process that reads prefix events for all that share a port."""
+    stop, _ = stop_asked()
+    async with AsyncExitStack() as stack:
+        if settings.state.url:
+            link = await stack.enter_async_context(Link(settings.state, name="router-feed"))
+            await stack.enter_async_context(IndexFeed(link, listening))
+        await stop.wait()
 
 
 async def _looked(discovery: LeaseBoard | KubernetesFleet) -> None:

@@ -10,6 +10,7 @@ from baton.http import HttpSettings
 from baton.router.placement import PlacementSettings
 from baton.state import StateSettings
 from baton.telemetry import LogSettings
+from baton.trace import TraceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class DiscoverySettings:
     """How pods are found."""
 
     source: Literal["leases", "kubernetes"] = "leases"
-    """leases: those that keep a lease in Redis; kubernetes: those that the API server lists."""
+    """leases: those that keep a lease in Redis; kubernetes: those that the API server lists, which needs no
+    Redis, though without one requests are placed by load alone."""
     namespace: str = ""
     """Of the pods; empty is the router's own."""
     selector: str = "app.kubernetes.io/name=baton,app.kubernetes.io/component in (prefill,decode)"
@@ -45,8 +47,8 @@ class KeySettings:
     """Who may ask."""
 
     file: str = ""
-    """One key a line, `name:key[:rate[:concurrency[:priority]]]`; read again when it changes. Empty lets
-    everybody in."""
+    """One key a line, `name:key[:rate[:concurrency[:priority[:operator]]]]`; read again when it changes. Only
+    keys marked `operator` may see /debug/* and the page's feed. Empty lets everybody in."""
     shared_cache: bool = False
     """Whether keys may find each other's prefixes cached."""
 
@@ -124,14 +126,6 @@ class UiSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InvalidSetting("port", f"must be between 0 and 65535, not {self.port}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceSettings:
-    """Distributed traces."""
-
-    endpoint: str = ""
-    """Where spans are sent; empty sends none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

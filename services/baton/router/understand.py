@@ -6,13 +6,14 @@ What a key may not choose is set here: its salt, which keeps tenants' prefixes a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from baton.core.errors import Refused
-from baton.openai import Asked, ServedModel
+from baton.core.errors import CannotContinue, Refused
+from baton.core.ids import made_at
+from baton.openai import Asked, Bookmark, ServedModel, mark_of
+from baton.openai.bookmark import HEADER
 from baton.router.entry import Key
 from baton.router.pods import Generation, Pods
 
@@ -34,18 +35,35 @@ class Understanding:
         self._shared_cache = shared_cache
         self._places = asyncio.Semaphore(TOGETHER)
 
-    def generation(self) -> Generation:
-        """What requests are read for; Refused while no pod takes any."""
+    def generation(self, bookmark: Bookmark | None = None) -> Generation:
+        """What requests are read for; Refused while no pod takes any. An answer goes on where it began."""
         found = self._pods.generation
         if found is None:
             raise Refused("no pod takes requests now")
-        return found
+        if bookmark is None or mark_of(found.kind.fingerprint) == bookmark.model:
+            return found
+        other = self._pods.other(found.kind)
+        if other is None or mark_of(other.kind.fingerprint) != bookmark.model:
+            raise CannotContinue(
+                HEADER, "the model that gave this answer is served no more; ask for a new one"
+            )
+        return other
 
-    async def asked(self, read: Read, body: bytes, key: Key, id: str, generation: Generation) -> Asked:
+    async def asked(
+        self,
+        read: Read,
+        body: bytes,
+        key: Key,
+        id: str,
+        generation: Generation,
+        bookmark: Bookmark | None = None,
+    ) -> Asked:
         def work() -> Asked:
-            return read(body, generation.model, id=id, created=int(time.time())).seeded()
+            return read(body, generation.model, id=id, created=made_at(id)).seeded()
 
         asked = await self.off_loop(body, work)
+        if bookmark is not None:
+            asked.check_continued()
         priority = max(-PRIORITY_SPAN, min(PRIORITY_SPAN - 1, asked.priority))
         salt = asked.cache_salt
         if key.name and not self._shared_cache:

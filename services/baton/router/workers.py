@@ -1,7 +1,8 @@
 """Several router processes behind one port: forks them, starts again what dies, and ends them together.
 
 The parent binds the sockets and does nothing else: no event loop, no thread, so that it may fork at any
-time. Each child is a whole router with a mirror of its own; /metrics of any of them tells of all.
+time. Each child is a whole router, but for one: the feed, which reads prefix events for all of them and goes
+last. /metrics of any router tells of all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 
 from baton.http import listen
 from baton.router.process import Share
@@ -31,11 +34,19 @@ PR_SET_PDEATHSIG = 1
 
 
 class Workers:
-    def __init__(self, settings: RouterSettings, serve: Callable[[Share], int]) -> None:
-        """`serve` is a child's whole life; its exit status comes of it."""
+    def __init__(
+        self,
+        settings: RouterSettings,
+        serve: Callable[[Share], int],
+        feed: Callable[[socket.socket], int],
+    ) -> None:
+        """`serve` is a child's whole life, `feed` that of the feed; its exit status comes of it."""
         self._settings = settings
         self._page_port = settings.ui.port if settings.ui.enabled else 0
         self._serve = serve
+        self._feed = feed
+        self._lives: list[Callable[[], int]] = []
+        """Of each child, by number; the last is the feed's."""
         self._running: dict[int, tuple[int, float]] = {}
         """Process id → number, and when it was started."""
         self._stopping = False
@@ -53,8 +64,14 @@ class Workers:
             )
             own = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(self._settings.workers)]
             ports = tuple([one.getsockname()[1] for one in own])
-            self._shares = [Share(main, metrics, page, one, ports) for one in own]
-            for number in range(len(own)):
+            feeding = stack.enter_context(listen("127.0.0.1", 0))
+            port = feeding.getsockname()[1]
+            shares = [Share(main, metrics, page, one, ports, port) for one in own]
+            self._lives = [
+                *(partial(self._route, share) for share in shares),
+                lambda: self._feed(feeding.dup()),
+            ]
+            for number in range(len(self._lives)):
                 self._start(number)
             while self._running:
                 self._turn(signal.sigwait(HEARD))
@@ -80,15 +97,20 @@ class Workers:
         try:
             _die_with(parent)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
-            status = self._serve(_own(self._shares[number]))
+            status = self._lives[number]()
         finally:
             sys.stderr.flush()
             os._exit(status)
+
+    def _route(self, share: Share) -> int:
+        return self._serve(_own(share))
 
     def _ended(self, pid: int, status: int) -> None:
         number, started_at = self._running.pop(pid)
         if self._stopping:
             self._status = self._status or (1 if status else 0)
+            if self._feed_alone:
+                self._tell(signal.SIGTERM)
             return
         log.error("a process ended", extra={"number": number, "status": status})
         if status == MISCONFIGURED:  # the others will find the same mistake
@@ -100,8 +122,14 @@ class Workers:
         self._start(number)
 
     def _tell(self, what: signal.Signals) -> None:
-        for pid in self._running:
-            os.kill(pid, what)
+        """All; the feed when nobody is left whom it feeds."""
+        for pid, (number, _) in self._running.items():
+            if number != len(self._lives) - 1 or self._feed_alone:
+                os.kill(pid, what)
+
+    @property
+    def _feed_alone(self) -> bool:
+        return [number for number, _ in self._running.values()] == [len(self._lives) - 1]
 
 
 def _own(share: Share) -> Share:
@@ -110,7 +138,9 @@ def _own(share: Share) -> Share:
     def copy(one: socket.socket | None) -> socket.socket | None:
         return None if one is None else one.dup()
 
-    return Share(copy(share.main), copy(share.metrics), copy(share.page), copy(share.own), share.siblings)
+    return replace(
+        share, main=copy(share.main), metrics=copy(share.metrics), page=copy(share.page), own=copy(share.own)
+    )
 
 
 def _die_with(parent: int) -> None:

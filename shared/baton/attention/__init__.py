@@ -1,6 +1,6 @@
 """Attention over the paged pool."""
 
-from baton.attention.base import Attention, HostShape, Spans
+from baton.attention.base import UNSCALED, Attention, HostShape, Scales, Spans
 from baton.attention.torch import TorchAttention
 
-__all__ = ["Attention", "HostShape", "Spans", "TorchAttention"]
+__all__ = ["UNSCALED", "Attention", "HostShape", "Scales", "Spans", "TorchAttention"]

@@ -3,6 +3,8 @@
 The pool is one tensor `[page, kv_head, layer, k_or_v, slot, head_dim]` (design: a page is one
 contiguous run of memory holding every layer). Page 0 is scratch: padding rows point to it, nothing
 reads it back, the allocator never hands it out. A page table row lists a sequence's pages in order.
+The pool's numbers have the model's dtype, or are float8_e4m3fn: then what a layer stores was divided by the
+layer's scales, rounded to nearest and kept within ±448, and is multiplied by them when it is read.
 """
 
 from __future__ import annotations
@@ -11,6 +13,17 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What the numbers of one layer in an eight-bit pool are multiplied by; both are 1 in any other pool."""
+
+    k: float = 1.0
+    v: float = 1.0
+
+
+UNSCALED = Scales()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from baton.attention.base import Attention
+from baton.attention.base import Attention, Scales
 from baton.attention.phases import ByPhase
 from baton.core.errors import InvalidSetting, Misconfigured
 
@@ -28,6 +29,10 @@ class Need:
     """[layers]."""
     max_batch: int
     """Most decodes in a step."""
+    dtype: torch.dtype
+    """Of queries and outputs; the pool's own, or wider."""
+    scales: Sequence[Scales]
+    """[layers]."""
 
     @property
     def window(self) -> int | None:
@@ -40,27 +45,36 @@ class Need:
 def _torch(need: Need) -> Attention:
     from baton.attention.torch import TorchAttention
 
-    return TorchAttention(need.pool, need.heads, need.scale, need.windows)
+    return TorchAttention(
+        need.pool, need.heads, need.scale, need.windows, dtype=need.dtype, scales=need.scales
+    )
 
 
 def _flashinfer(need: Need) -> Attention:
     from baton.attention.flashinfer import FlashInferAttention
 
     return FlashInferAttention(
-        need.pool, need.heads, need.kv_heads, need.scale, need.max_batch, window=need.window
-    )
+        need.pool, need.heads, need.kv_heads, need.scale, need.max_batch, window=need.window,
+        dtype=need.dtype, scales=need.scales,
+    )  # fmt: skip
 
 
 def _triton(need: Need) -> Attention:
     from baton.attention.triton import TritonAttention
 
-    return TritonAttention(need.pool, need.heads, need.kv_heads, need.scale, window=need.window)
+    return TritonAttention(
+        need.pool, need.heads, need.kv_heads, need.scale, window=need.window, dtype=need.dtype,
+        scales=need.scales,
+    )  # fmt: skip
 
 
 def _hopper(need: Need) -> Attention:
     from baton.attention.hopper import HopperDecode
 
-    return HopperDecode(need.pool, need.heads, need.kv_heads, need.scale, need.max_batch, need.window)
+    return HopperDecode(
+        need.pool, need.heads, need.kv_heads, need.scale, need.max_batch, need.window, dtype=need.dtype,
+        scales=need.scales,
+    )  # fmt: skip
 
 
 BACKENDS: dict[str, Callable[[Need], Attention]] = {
@@ -91,12 +105,14 @@ def best(need: Need) -> str:
     """The fastest backends that serve this shape on this device."""
     if need.pool.device.type == "cpu" or len(set(need.windows)) > 1:
         return "torch"
+    if need.dtype not in (torch.bfloat16, torch.float16):
+        return "triton"
     try:
         import flashinfer  # noqa: F401
     except ImportError:
         return "triton"
     from baton.attention.hopper import HopperDecode
 
-    if HopperDecode.supported(need.pool, need.heads, need.kv_heads, need.max_batch) is None:
+    if HopperDecode.supported(need.pool, need.heads, need.kv_heads, need.max_batch, dtype=need.dtype) is None:
         return "flashinfer,hopper"
     return "flashinfer"

@@ -3,7 +3,8 @@
 Constructed once by the engine with the pool; the runner calls `plan` before a step and the model's layers
 call `attend`. FlashInfer takes a layer of the page-first pool as it lies, as head-major tensors with their
 own strides. Prefill spans go to its FA3 kernels on Hopper (FA2 elsewhere), decode spans to its tensor-core
-decode; both work by a plan that the host makes from the lengths.
+decode; both work by a plan that the host makes from the lengths. Its FA3 wants queries in eight bits where
+keys and values are, so a pool in eight bits is prefilled by FA2, which widens them in registers.
 
 `plan`, `attend` and replays must be on one stream. A plan stages its numbers in one pinned buffer per
 wrapper and copies from it when the stream gets there: the next plan of that wrapper waits for that copy,
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baton.attention.base import HostShape, Spans
+from baton.attention.base import UNSCALED, HostShape, Scales, Spans
 from baton.attention.triton_pages import list_pages
 from baton.core.errors import InvalidSetting
 
@@ -45,6 +46,10 @@ class _Setup:
     workspace: Tensor
     """For the parts of split sequences. All wrappers share it, since one runs at a time."""
     pdl: bool | None
+    dtype: torch.dtype
+    """Of queries and outputs."""
+    scales: tuple[Scales, ...]
+    """[layers]."""
 
     @property
     def head_dim(self) -> int:
@@ -63,13 +68,18 @@ class _Setup:
             "sm_scale": self.scale,
             # FlashInfer counts the tokens before this one, and calls no window -1.
             "window_left": -1 if self.window is None else self.window - 1,
-            "q_data_type": self.pool.dtype,
+            "q_data_type": self.dtype,
             "kv_data_type": self.pool.dtype,
         }
 
     def layers(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """K and V of each layer, [page, kv_head, slot, head_dim]."""
         return tuple((self.pool[:, :, i, 0], self.pool[:, :, i, 1]) for i in range(self.pool.shape[2]))
+
+    def options(self, layer: int) -> dict[str, Any]:
+        """Of a launch. A scale of V is a kernel more, so none is given that changes nothing."""
+        scales = self.scales[layer]
+        return {"enable_pdl": self.pdl, "k_scale": scales.k, "v_scale": None if scales.v == 1.0 else scales.v}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,8 @@ class _Ragged:
 
 
 class FlashInferAttention:
-    """`Attention` for CUDA, bf16 and fp16, eager; `graph` makes one for a captured decode batch."""
+    """`Attention` for CUDA, bf16 and fp16 over a pool of the same or of eight bits, eager; `graph` makes one
+    for a captured decode batch."""
 
     plans = True
     """Needs the host's lengths before every step, replays included."""
@@ -110,22 +121,31 @@ class FlashInferAttention:
         *,
         window: int | None = None,
         pdl: bool | None = None,
+        dtype: torch.dtype | None = None,
+        scales: Sequence[Scales] = (),
     ) -> None:
         """pool [page, kv_head, layer, k_or_v, slot, head_dim]; `heads` and `kv_heads` are this rank's;
         `max_batch` bounds what graphs will be asked for; `window` is how many tokens a token sees, itself
         included. `pdl` lets FlashInfer's kernels start before the one ahead has ended; None leaves it to
-        FlashInfer."""
-        if pool.dtype not in (torch.bfloat16, torch.float16):
-            raise InvalidSetting("attention", f"flashinfer has no kernels for {pool.dtype}")
+        FlashInfer. `dtype` is the queries', None if it is the pool's; `scales` has one for each layer."""
+        dtype = dtype or pool.dtype
+        eight_bits = pool.dtype == torch.float8_e4m3fn
+        if dtype not in (torch.bfloat16, torch.float16) or not (eight_bits or pool.dtype == dtype):
+            raise InvalidSetting(
+                "attention",
+                f"flashinfer has no kernels for queries of {dtype} over a pool of {pool.dtype}: "
+                "set attention to triton, or dtype to bfloat16",
+            )
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
         workspace = torch.zeros(
             workspace_bytes(pool, heads, max_batch), dtype=torch.uint8, device=pool.device
         )
-        self._setup = _Setup(pool, heads, kv_heads, scale, window, workspace, pdl)
+        of_layers = tuple(scales) or (UNSCALED,) * pool.shape[2]
+        self._setup = _Setup(pool, heads, kv_heads, scale, window, workspace, pdl, dtype, of_layers)
         self._layers = self._setup.layers()
         self._max_batch = max_batch
         hopper = torch.cuda.get_device_capability(pool.device)[0] == 9
-        fast = hopper and self._setup.head_dim in (64, 128, 256)
+        fast = hopper and self._setup.head_dim in (64, 128, 256) and not eight_bits
         self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
             workspace, "HND", backend="fa3" if fast else "fa2"
         )
@@ -163,11 +183,11 @@ class FlashInferAttention:
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
         out = torch.empty_like(q)
-        first, kv, pdl = self._prefill_tokens, self._layers[layer], self._setup.pdl
+        first, kv, options = self._prefill_tokens, self._layers[layer], self._setup.options(layer)
         if first:
-            self._prefill.run(q[:first], kv, out=out[:first], enable_pdl=pdl)
+            self._prefill.run(q[:first], kv, out=out[:first], **options)
         if first < q.shape[0]:
-            self._decode.run(q[first:], kv, out=out[first:], enable_pdl=pdl)
+            self._decode.run(q[first:], kv, out=out[first:], **options)
         return out.flatten(1)
 
     def graph(self, size: int) -> DecodeGraph:
@@ -263,7 +283,7 @@ class DecodeGraph:
                 buffers.pages(columns), buffers.ends, buffers.last,
             )  # fmt: skip
         out = torch.empty_like(q)
-        self._wrapper.run(q, self._layers[layer], out=out, enable_pdl=self._setup.pdl)
+        self._wrapper.run(q, self._layers[layer], out=out, **self._setup.options(layer))
         return out.flatten(1)
 
 

@@ -1,4 +1,5 @@
-"""Attention over the pool in Triton alone: any GPU that Triton serves, any float dtype, any page size.
+"""Attention over the pool in Triton alone: any GPU that Triton serves, any float dtype, any page size; pools
+in eight bits from compute capability 8.9 on.
 
 Constructed like the other backends. Needs no plan on the host and no compiled library, so a captured decode
 batch asks the host nothing; it is slower than FlashInfer where that runs. Launches `triton_attend`; never
@@ -7,13 +8,14 @@ waits for the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from baton.attention.base import Spans
+from baton.attention.base import UNSCALED, Scales, Spans
 from baton.attention.triton_attend import attend_tiles, join_parts
 from baton.kernels.early import starts_early
 
@@ -46,10 +48,13 @@ class TritonAttention:
         window: int | None = None,
         pdl: bool | None = None,
         programs: int = PROGRAMS,
+        dtype: torch.dtype | None = None,
+        scales: Sequence[Scales] = (),
     ) -> None:
         """`heads` and `kv_heads` are this rank's; `window` is how many tokens a token sees, itself included.
         `pdl` launches kernels before the one ahead has ended, None where the device can. Decode cuts
-        sequences into parts until about as many programs run as `programs`."""
+        sequences into parts until about as many programs run as `programs`. `dtype` is the queries', None
+        if it is the pool's; `scales` has one entry for each layer."""
         pdl = starts_early(pool.device) if pdl is None else pdl
         _, _, _, _, page_size, head_dim = pool.shape
         assert pool.shape[1] == kv_heads, "the pool is of other heads"
@@ -59,10 +64,12 @@ class TritonAttention:
         self._programs = programs
         self._pdl = pdl
         self._options = {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}
-        self._precision = "ieee" if pool.dtype == torch.float32 else "tf32"
+        self._dtype = dtype or pool.dtype
+        self._scales = tuple(scales) or (UNSCALED,) * pool.shape[2]
+        self._precision = "ieee" if self._dtype == torch.float32 else "tf32"
         self._prefill_tokens = 0
         self._tiles = 0
-        self._prefill_tile, self._decode_tile = tiles(self._group, head_dim, pool.dtype)
+        self._prefill_tile, self._decode_tile = tiles(self._group, head_dim, self._dtype)
 
     def __repr__(self) -> str:
         return f"TritonAttention(heads={self._heads}, kv_heads={self._kv_heads}, head_dim={self._head_dim})"
@@ -80,7 +87,8 @@ class TritonAttention:
         """An `Attention` for a captured decode batch."""
         return TritonAttention(
             self._pool, self._heads, self._kv_heads, self._scale,
-            window=self._window, pdl=self._pdl, programs=self._programs,
+            window=self._window, pdl=self._pdl, programs=self._programs, dtype=self._dtype,
+            scales=self._scales,
         )  # fmt: skip
 
     def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
@@ -121,10 +129,11 @@ class TritonAttention:
         parts: tuple[Tensor, Tensor],
     ) -> None:
         page_stride, head_stride, layer_stride, value_stride, _, _ = self._pool.stride()
+        scales = self._scales[layer]
         attend_tiles[grid](
             q, self._pool, spans.table, spans.rows, spans.starts, spans.lengths, out, *parts, layer,
-            first_span, count, grid[2], self._scale, spans.table.stride(0), page_stride, head_stride,
-            layer_stride,
+            first_span, count, grid[2], self._scale * scales.k, scales.v, spans.table.stride(0), page_stride,
+            head_stride, layer_stride,
             GROUP=self._group, WINDOW=self._window or 0, D=self._head_dim, PAGE=self._page_size,
             BLOCK_M=tile.rows, BLOCK_N=tile.tokens, VALUES=value_stride, DECODE=first_span == spans.prefills,
             SPLIT=grid[2] > 1, PRECISION=self._precision, num_warps=tile.warps, num_stages=tile.stages,

@@ -77,7 +77,7 @@ def _attend(
 )
 def attend_tiles(
     q, pool, table, rows, starts, lengths, out, part_sums, part_tops, layer, first_span, spans, parts, scale,
-    table_stride, page_stride, head_stride, layer_stride,
+    value_scale, table_stride, page_stride, head_stride, layer_stride,
     GROUP: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, VALUES: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
@@ -118,7 +118,7 @@ def attend_tiles(
             queries, base, pages, begin, end, position, page_stride, scale,
             WINDOW, D, PAGE, BLOCK_M, BLOCK_N, VALUES, PRECISION,
         )  # fmt: skip
-        sums = sums / tl.where(weight > 0, weight, 1.0)[:, None]
+        sums = sums * (value_scale / tl.where(weight > 0, weight, 1.0))[:, None]
         if SPLIT:
             part = place * parts + tl.program_id(2)
             tl.store(part_tops + part, top + tl.log2(weight), mask=real)

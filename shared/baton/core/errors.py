@@ -6,9 +6,11 @@
     │   │   ├── UnknownField    no such field
     │   │   ├── UnsupportedField  a field or value that is known and not served here
     │   │   ├── PromptTooLong   prompt and output do not fit the model's length
+    │   │   ├── CannotContinue  an answer that was begun cannot be gone on with
     │   │   └── UnknownModel    no such model or adapter here
     │   ├── UnknownPath         nothing is served at this path
     │   ├── Unauthenticated     no key, or none that is known here
+    │   ├── Forbidden           a key that is known, and may not do this
     │   ├── WrongMethod         not with this HTTP method
     │   ├── WrongContentType    the body is not JSON, or packed in a way that is not read here
     │   ├── BodyTooLarge        more bytes than a body may have
@@ -76,6 +78,13 @@ class PromptTooLong(InvalidField):
     code = "context_length_exceeded"
 
 
+class CannotContinue(InvalidField):
+    """Asking again will not help, but a new answer may be asked for."""
+
+    status = 412
+    code = "cannot_continue"
+
+
 class UnknownModel(InvalidField):
     status = 404
     code = "model_not_found"
@@ -89,6 +98,11 @@ class UnknownPath(InvalidRequest):
 class Unauthenticated(InvalidRequest):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    status = 403
+    code = "permission_denied"
 
 
 class WrongMethod(InvalidRequest):

@@ -30,6 +30,15 @@ def request_id(now: Milliseconds = wall_milliseconds) -> str:
     return _make("req", now)
 
 
+def made_at(id: str) -> int:
+    """When one of these was made, in seconds since 1970."""
+    age = id.partition("-")[2][:AGE_LENGTH]
+    number = 0
+    for character in age:
+        number = number << 5 | ALPHABET.index(character)
+    return number // 1000
+
+
 def incarnation_id(now: Milliseconds = wall_milliseconds) -> str:
     """A name for one run of one worker; a restarted worker has another."""
     return _make("inc", now)
@@ -38,6 +47,11 @@ def incarnation_id(now: Milliseconds = wall_milliseconds) -> str:
 def attempt_id(now: Milliseconds = wall_milliseconds) -> str:
     """A name for one attempt at a handoff; a repeated handoff has another."""
     return _make("att", now)
+
+
+def session_id(now: Milliseconds = wall_milliseconds) -> str:
+    """A name for one conversation of two workers; it is another once either was taken for lost."""
+    return _make("ses", now)
 
 
 def _make(kind: str, now: Milliseconds) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from baton.attention.base import UNSCALED, Scales
 from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
 from baton.cache.pages import PageAllocator
@@ -24,6 +26,7 @@ from baton.engine.spec import RankSpec
 from baton.kernels.choose import choose_kernels
 from baton.model.config import ModelConfig
 from baton.model.decoder import Decoder, load
+from baton.model.scales import read_scales
 from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
@@ -31,7 +34,12 @@ from baton.transfer import Agent, PoolLayout, allocate
 
 Progress = Callable[[str, float], None]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+}  # fmt: skip
+EIGHT_BITS_FROM = (8, 9)
+"""Compute capability whose instructions round to eight bits."""
 
 
 GPU_SHARE = 0.95
@@ -71,7 +79,8 @@ class Built:
             dtype=self.config.dtype,
             attention=self.attention,
             tensor_parallel=self.config.tensor_parallel,
-            fingerprint=self.runner.decoder.config.fingerprint(self.config.dtype),
+            kv_dtype="" if self.config.kv_dtype == self.config.dtype else self.config.kv_dtype,
+            fingerprint=self.runner.decoder.config.fingerprint(self.config.dtype, self.config.kv_dtype),
             ranks=ranks,
             seconds=seconds,
         )
@@ -82,25 +91,31 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     directory = locate(spec.config.model, weights=spec.config.load_format != "dummy")
     model = ModelConfig.read(directory, spec.config.load_format, spec.config.seed)
     config = _settle(spec.config, model)
-    dtype = DTYPES[config.dtype]
+    dtype, kv_dtype = DTYPES[config.dtype], DTYPES[config.kv_dtype]
     if config.quantization != "none":  # other KV than the checkpoint's own
         model = replace(model, weights=model.weights + config.quantization.encode())
+    scales: tuple[Scales, ...] = (UNSCALED,) * model.layers
+    if kv_dtype != dtype:
+        _require_eight_bits(device)
+        scales = read_scales(directory, model.layers, config.load_format)
+        model = replace(model, weights=model.weights + repr(scales).encode())
     ranks = join_ranks(spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device)
     progress("weights", 0.0)
     with enough_memory_for("the weights", "tensor_parallel", "raise it, or set quantization to fp8"):
         decoder = load(
             model, directory, ranks, device, dtype, config.load_format, choose_kernels(device),
             seed=config.seed, most_rows=config.max_running if config.products == "auto" else 0,
-            quantization=config.quantization,
+            quantization=config.quantization, scales=scales,
         )  # fmt: skip
     progress("weights", 1.0)
-    shape = _pool_shape(config, model, ranks, decoder, device)
+    need = partial(_need, config, model, ranks, scales)
+    shape = _pool_shape(config, model, ranks, decoder, device, need)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
     layouts = _layouts(config, model, shape, ranks.size) if config.handover else ()
     with enough_memory_for("the pool and graphs", "memory_fraction", "lower it, pages or graph_max_batch"):
         memory = allocate(layouts[ranks.rank].bytes, _name(device)) if layouts else None
-        pool = make_pool(shape, device, dtype, memory.tensor if memory else None)
-        attention, name = choose_attention(config.attention, _need(config, model, ranks, pool))
+        pool = make_pool(shape, device, kv_dtype, memory.tensor if memory else None)
+        attention, name = choose_attention(config.attention, need(pool))
         runner = Runner(
             decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
             graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
@@ -110,9 +125,23 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     return Built(config, scheduler, runner, shape, model.eos_token_ids, name, agent, layouts)
 
 
-def _need(config: EngineConfig, model: ModelConfig, ranks: Ranks, pool: torch.Tensor) -> Need:
+def _need(
+    config: EngineConfig, model: ModelConfig, ranks: Ranks, scales: tuple[Scales, ...], pool: torch.Tensor
+) -> Need:
     kv_heads = len(model.kv_heads_of(ranks.rank, ranks.size))
-    return Need(pool, model.heads // ranks.size, kv_heads, model.scale, model.windows, config.max_running)
+    return Need(
+        pool, model.heads // ranks.size, kv_heads, model.scale, model.windows, config.max_running,
+        DTYPES[config.dtype], scales,
+    )  # fmt: skip
+
+
+def _require_eight_bits(device: torch.device) -> None:
+    if device.type == "cuda" and (has := torch.cuda.get_device_capability(device)) < EIGHT_BITS_FROM:
+        raise InvalidSetting(
+            "kv_cache_dtype",
+            f"fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or newer, and this one has "
+            f"{has[0]}.{has[1]}: set it to auto",
+        )
 
 
 def _name(device: torch.device) -> str:
@@ -123,13 +152,13 @@ def _layouts(
     config: EngineConfig, model: ModelConfig, shape: PoolShape, ranks: int
 ) -> tuple[PoolLayout, ...]:
     """Every rank's pool, as other workers see it."""
-    fingerprint = model.fingerprint(config.dtype).hex()
+    fingerprint = model.fingerprint(config.dtype, config.kv_dtype).hex()
     held = [model.kv_heads_of(rank, ranks) for rank in range(ranks)]
     return tuple(
         PoolLayout(
             pages=shape.pages, layers=shape.layers, page_size=shape.page_size, head_dim=shape.head_dim,
-            dtype=config.dtype, kv_heads=len(heads), first_kv_head=heads.start, total_kv_heads=model.kv_heads,
-            model=fingerprint,
+            dtype=config.kv_dtype, kv_heads=len(heads), first_kv_head=heads.start,
+            total_kv_heads=model.kv_heads, model=fingerprint,
         )
         for heads in held
     )  # fmt: skip
@@ -170,21 +199,22 @@ def _device(config: EngineConfig, rank: int) -> torch.device:
 
 
 def _pool_shape(
-    config: EngineConfig, model: ModelConfig, ranks: Ranks, decoder: Decoder, device: torch.device
-) -> PoolShape:
+    config: EngineConfig, model: ModelConfig, ranks: Ranks, decoder: Decoder, device: torch.device,
+    need: Callable[[torch.Tensor], Need],
+) -> PoolShape:  # fmt: skip
     """The pool of one rank: the same number of pages on all, the least that any has room for."""
     shape = PoolShape(
         kv_heads=len(model.kv_heads_of(ranks.rank, ranks.size)),
         layers=model.layers,
         page_size=config.page_size,
         head_dim=model.head_dim,
-        itemsize=DTYPES[config.dtype].itemsize,
+        itemsize=DTYPES[config.kv_dtype].itemsize,
     )
     least = config.max_model_len or config.page_size
     if config.pages:
         return fit_pages(shape, config.pages, max_model_len=least, setting="pages")
     fraction = config.memory_fraction if device.type == "cuda" else config.memory_fraction / ranks.size
-    reserved = _step_bytes(config, model, ranks, decoder, shape, device) if device.type == "cuda" else 0
+    reserved = _step_bytes(config, model, decoder, shape, device, need) if device.type == "cuda" else 0
     shape = fit_memory(shape, device, fraction, reserved=reserved, max_model_len=least)
     if device.type == "cpu" and config.memory_fraction == CPU_SHARE:
         enough = max(CPU_POOL_BYTES // ranks.size // shape.page_bytes, shape.pages_for(least) + 1)
@@ -194,15 +224,15 @@ def _pool_shape(
 
 
 def _step_bytes(
-    config: EngineConfig, model: ModelConfig, ranks: Ranks, decoder: Decoder, shape: PoolShape,
-    device: torch.device,
+    config: EngineConfig, model: ModelConfig, decoder: Decoder, shape: PoolShape, device: torch.device,
+    need: Callable[[torch.Tensor], Need],
 ) -> int:  # fmt: skip
     """What steps take beside weights and pool."""
     longest = config.max_model_len or model.max_model_len
-    dtype = DTYPES[config.dtype]
+    dtype = DTYPES[config.kv_dtype]
     with enough_memory_for("the largest step", "prefill_budget", "lower it, or graph_max_batch"):
         return step_bytes(
-            decoder, lambda pool: choose_attention(config.attention, _need(config, model, ranks, pool))[0],
+            decoder, lambda pool: choose_attention(config.attention, need(pool))[0],
             lambda pages: make_pool(replace(shape, pages=pages), device, dtype),
             tokens=config.prefill_budget or longest, longest=longest, page_size=config.page_size,
             max_running=config.max_running, graph_max_batch=config.graph_max_batch,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Partner:
     """Where this rank's heads go."""
     sources: tuple[RankPair, ...]
     """Where this rank's heads come from."""
+    guarded: bool
+    """Written only while it permits it."""
 
 
 @dataclass(slots=True)
@@ -89,8 +92,10 @@ class Carrier:
 
     def obey(self, command: wire.ToRank) -> None:
         match command:
-            case wire.Meet(worker=worker, ranks=ranks):
-                self._meet(worker, ranks)
+            case wire.Meet():
+                self._meet(command)
+            case wire.Permit(worker=worker, until=until):
+                self._permit(worker, until)
             case wire.Part(worker=worker):
                 self._part(worker)
             case wire.Send():
@@ -106,13 +111,14 @@ class Carrier:
             case _:
                 raise AssertionError(f"{command!r} is not for a carrier")
 
-    def _meet(self, worker: str, ranks: Sequence[bytes]) -> None:
+    def _meet(self, message: wire.Meet) -> None:
+        worker = message.worker
         self._part(worker)
-        infos = tuple(msgspec.msgpack.decode(data, type=PeerInfo) for data in ranks)
+        infos = tuple(msgspec.msgpack.decode(data, type=PeerInfo) for data in message.ranks)
         theirs = [info.layout for info in infos]
         pushes = tuple(p for p in rank_pairs(self._layouts, theirs) if p.source == self._rank)
         sources = tuple(p for p in rank_pairs(theirs, self._layouts) if p.destination == self._rank)
-        self._partners[worker] = Partner(infos, pushes, sources)
+        self._partners[worker] = Partner(infos, pushes, sources, message.guarded)
         for other in sorted({p.destination for p in pushes} | {p.source for p in sources}):
             info = infos[other]
             self._workers[info.incarnation] = worker
@@ -143,6 +149,12 @@ class Carrier:
             if self._workers.pop(info.incarnation, None) is not None:
                 self._mover.drop_peer(info.incarnation)
 
+    def _permit(self, worker: str, until: float) -> None:
+        partner = self._partners.get(worker)
+        if partner is not None:
+            for pair in partner.pushes:
+                self._mover.permit(partner.infos[pair.destination].incarnation, until)
+
     def _send(self, order: wire.Send) -> None:
         partner = self._partners.get(order.worker)
         pairs = partner.pushes if partner else ()
@@ -152,12 +164,13 @@ class Carrier:
             return
         with self._lock:
             self._shares[key] = Share(len(pairs))
+        left = max(0.0, order.deadline - time.monotonic())
         for pair in pairs:
             self._mover.move(
                 Push(
                     attempt=order.attempt, chunk=order.chunk, last=order.last, through=order.through,
                     span=pair.span, peer=partner.infos[pair.destination].incarnation, local_pages=order.pages,
-                    remote_pages=order.to, timeout_s=order.timeout_s, ready=self._written(),
+                    remote_pages=order.to, timeout_s=left, ready=self._written(), guarded=partner.guarded,
                 )
             )  # fmt: skip
 
@@ -210,6 +223,8 @@ class Carrier:
                     share = self._shares.get((report.attempt, report.chunk))
                     if share is not None:
                         share.ok = False
+            case PeerDropped(asked=True):
+                pass  # by `_part`; it may have been met again meanwhile
             case PeerDropped(peer=peer, reason=reason):
                 worker = self._workers.pop(peer, None)
                 if worker is not None:

@@ -18,6 +18,10 @@ class EngineConfig:
     """Where the model runs."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights, activations and KV; auto is float32 on a CPU and bfloat16 on a GPU."""
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3"] = "auto"
+    """auto keeps keys and values in the model's dtype; fp8 (or fp8_e4m3) in eight bits, with the scales that
+    the checkpoint states for them, else with 1: beside 16 bits twice the tokens in a pool, and half the bytes
+    to hand over and to read. Pods pair only where it is the same."""
     quantization: Literal["none", "fp8"] = "none"
     """fp8 keeps the layers' dense matrices in eight bits, a scale for each row, and rounds what they are
     multiplied with token by token; from checkpoints of either kind."""
@@ -49,8 +53,9 @@ class EngineConfig:
     """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
     mixed: bool = False
     """Put prefill chunks and decodes into one step instead of running prefills first."""
-    policy: str = "fcfs"
-    """Order of the waiting queue: fcfs, lpm, dfs-weight or priority."""
+    policy: str = "priority"
+    """Order of the waiting queue: priority (within one the earliest deadline), fcfs, lpm (the longest
+    cached prefix) or dfs-weight."""
     overlap: bool = True
     """Schedule step n + 1 and handle the output of n - 1 while step n computes."""
 
@@ -81,6 +86,11 @@ class EngineConfig:
             "dtype",
             "auto, float32, bfloat16 or float16",
         )
+        need(
+            self.kv_cache_dtype in ("auto", "fp8", "fp8_e4m3"),
+            "kv_cache_dtype",
+            "auto, fp8 or fp8_e4m3",
+        )
         need(self.load_format in ("auto", "dummy"), "load_format", "auto or dummy")
         need(self.tensor_parallel in (1, 2, 4, 8, 16), "tensor_parallel", "1, 2, 4, 8 or 16")
         need(1 <= self.page_size <= 1024, "page_size", "between 1 and 1024")
@@ -95,3 +105,8 @@ class EngineConfig:
         need(self.products in ("auto", "library"), "products", "auto or library")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.threads >= 0, "threads", "0 (share the cores) or more")
+
+    @property
+    def kv_dtype(self) -> str:
+        """What the pool holds, by torch's name; auto as long as `dtype` is."""
+        return self.dtype if self.kv_cache_dtype == "auto" else "float8_e4m3fn"

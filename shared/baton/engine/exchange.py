@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterable
 from baton.engine.intake import Reserved
 from baton.engine.legs import Ended, Push
 from baton.engine.loop import Engine
-from baton.engine.sequence import Leg
+from baton.engine.sequence import NEVER, Leg
 from baton.protocol import engine as wire
 
 Command = Callable[[wire.ToRank], None]
 """Gives a command to every rank, this one included, in order with the steps."""
+
+
+def due_of(message: wire.Submit | wire.Ask) -> float:
+    return NEVER if message.deadline is None else message.deadline
 
 
 class Exchange:
@@ -35,14 +39,14 @@ class Exchange:
         """Attempt → the last word of each rank."""
         self._writers: dict[str, tuple[str, float]] = {}
         """Attempt asked for here → who writes, and how long it may take."""
-        self._timeouts: dict[str, float] = {}
-        """Leg computed here → seconds in which its pushes must be posted."""
+        self._deadlines: dict[str, float] = {}
+        """Leg computed here → when its pushes must have been posted."""
 
     # ---- what the front asks ----
 
     def ask(self, message: wire.Ask) -> None:
         self._writers[message.attempt] = (message.worker, message.timeout_s)
-        self.engine.intake.ask(message.request, message.attempt, message.local_below)
+        self.engine.intake.ask(message.request, message.attempt, message.local_below, due_of(message))
 
     def retry(self, message: wire.Retry, timeout_s: float) -> None:
         self._writers[message.attempt] = (message.worker, timeout_s)
@@ -50,8 +54,8 @@ class Exchange:
 
     def run_leg(self, message: wire.RunLeg) -> None:
         leg = Leg(message.request.id, message.worker, message.first, message.pages)
-        self.engine.legs.submit(message.request, leg)
-        self._timeouts[leg.attempt] = message.timeout_s
+        self.engine.legs.submit(message.request, leg, message.deadline)
+        self._deadlines[leg.attempt] = message.deadline
 
     def abort_leg(self, attempt: str) -> bool:
         """End a leg; False when there is none of that name."""
@@ -84,7 +88,7 @@ class Exchange:
             self.command(
                 wire.Send(
                     push.attempt, push.peer, push.chunk, push.last, push.pages, push.to, push.through,
-                    self._timeouts.get(push.attempt, 0.0),
+                    self._deadlines.get(push.attempt, 0.0),
                 )
             )  # fmt: skip
 
@@ -131,7 +135,7 @@ class Exchange:
         """These legs are over."""
         made = []
         for one in legs:
-            self._timeouts.pop(one.attempt, None)
+            self._deadlines.pop(one.attempt, None)
             made.append(wire.LegEnd(one.attempt, one.complete, self._moving.pop(one.attempt, 0.0)))
         return made
 

@@ -10,6 +10,7 @@ torch-free.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from baton.cache.base import Prefix
 from baton.engine.holdings import Holdings
 from baton.protocol import engine as wire
 
+LOAN_S = 8.0
+"""After the time that a reader asked for, an owner still keeps what it lends for this long: reads that were
+begun in time come to their end within it (the mover's bound)."""
 Command = Callable[[wire.ToRank], None]
 """Gives a command to every rank, this one included."""
 
@@ -34,6 +38,8 @@ class Fetch:
     pages: list[int]
     """Ours, for those."""
     timeout_s: float
+    asked_at: float
+    """Before the owner was asked: its loan began later."""
     reading: int = 0
     """Of those, how many are being read; 0 before it was lent."""
     ended: list[bool] = field(default_factory=list)
@@ -41,7 +47,10 @@ class Fetch:
 
 
 class Fetches:
-    def __init__(self, holdings: Holdings, ranks: int, command: Command) -> None:
+    def __init__(
+        self, holdings: Holdings, ranks: int, command: Command, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.now = now
         self.holdings = holdings
         self.ranks = ranks
         self.command = command
@@ -64,7 +73,7 @@ class Fetches:
             self._nothing(id)
             return None
         pages = self.holdings.set_aside(len(missing))
-        self._open[id] = Fetch(message.worker, match.prefix, missing, pages, message.timeout_s)
+        self._open[id] = Fetch(message.worker, match.prefix, missing, pages, message.timeout_s, self.now())
         return wire.Wanting(id, len(match.pages), len(missing))
 
     def pull(self, id: str, theirs: Sequence[int]) -> None:
@@ -90,7 +99,9 @@ class Fetches:
 
     def _end(self, id: str, fetch: Fetch, *, ok: bool) -> None:
         del self._open[id]
-        count = fetch.reading if ok else 0
+        # What was read after the owner's loan had run out may have been something else by then: a reader that
+        # was stopped for long must not believe it.
+        count = fetch.reading if ok and self.now() - fetch.asked_at < fetch.timeout_s + LOAN_S else 0
         pages = fetch.pages
         if count:
             inserted = self.holdings.cache.insert(fetch.after, fetch.identities[:count], pages[:count])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.scheduler import Scheduler
-from baton.engine.sequence import Sequence, Stage
+from baton.engine.sequence import NEVER, Sequence, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class Intake:
 
     # ---- from ask to reserved ----
 
-    def ask(self, request: Request, attempt: str, local_below: int = 0) -> None:
+    def ask(self, request: Request, attempt: str, local_below: int = 0, due: float = NEVER) -> None:
         """Take a request in; `reservations()` tells when its pages wait."""
-        sequence = self.scheduler.enlist(request)
+        sequence = self.scheduler.enlist(request, due=due)
         sequence.stage = Stage.ARRIVING
         self._arrivals[request.id] = Arrival(sequence, attempt, local_below)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import zmq
 
-from baton.core.errors import BatonError, InvalidRequest, Refused
+from baton.core.errors import BatonError, DeadlineExceeded, InvalidRequest, Refused
 from baton.core.types import Finish
 from baton.engine.batch import Batch
 from baton.engine.build import Built
 from baton.engine.carrier import Carrier
-from baton.engine.exchange import Exchange
+from baton.engine.exchange import Exchange, due_of
 from baton.engine.feed import PageFeed
 from baton.engine.fetches import Fetches
 from baton.engine.loans import Loans
@@ -136,7 +136,7 @@ class Lead:
             case wire.Submit(request=request) | wire.Ask(request=request) | wire.RunLeg(request=request):
                 try:
                     self._begin(message)
-                except (InvalidRequest, Refused) as error:
+                except (InvalidRequest, Refused, DeadlineExceeded) as error:
                     self.engine.scheduler.updates.append(_refusal(request.id, error))
             case wire.Abort(id=id):
                 self.engine.intake.abort(id)
@@ -165,7 +165,7 @@ class Lead:
                 self.loans.end(loan)
             case wire.Taken(fetch=fetch, ok=ok):
                 self.fetches.read(fetch, ok)
-            case wire.Meet() | wire.Part():
+            case wire.Meet() | wire.Permit() | wire.Part():
                 self._command(message)
             case wire.Watch():
                 self.feed.watch()
@@ -175,7 +175,7 @@ class Lead:
     def _begin(self, message: wire.Submit | wire.Ask | wire.RunLeg) -> None:
         match message:
             case wire.Submit(request=request):
-                self.engine.submit(request)
+                self.engine.submit(request, due_of(message))
             case wire.Ask():
                 self.exchange.ask(message)
             case wire.RunLeg():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from baton.core.types import Finish, Request
 from baton.engine.scheduler import Scheduler
-from baton.engine.sequence import Leg, Sequence
+from baton.engine.sequence import NEVER, Leg, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class PrefillLegs:
         """By attempt."""
         self._failed: set[str] = set()
 
-    def submit(self, request: Request, leg: Leg) -> None:
+    def submit(self, request: Request, leg: Leg, due: float = NEVER) -> None:
         """Queue a leg; refusals are the scheduler's."""
-        sequence = self.scheduler.submit(request, leg)
+        sequence = self.scheduler.submit(request, leg, due)
         self._open[leg.attempt] = sequence
 
     def abort(self, attempt: str) -> None:

@@ -23,6 +23,7 @@ from baton.engine.launch import Launch
 from baton.engine.legs import Ended, PrefillLegs, Push
 from baton.engine.pace import Pace
 from baton.engine.scheduler import Scheduler
+from baton.engine.sequence import NEVER
 from baton.protocol.engine import Load, Update
 
 Announce = Callable[[Batch], None]
@@ -56,6 +57,7 @@ class Engine:
         self.legs = PrefillLegs(scheduler)
         self.intake = Intake(scheduler)
         self.pace = Pace()
+        scheduler.fastest = lambda: self.pace.fastest_tokens_per_s
         self.depth = 1 if overlap else 0
         """Steps that may stay in flight when a call of `step` returns."""
         self.announce = announce
@@ -74,8 +76,8 @@ class Engine:
         """Steps launched and not absorbed."""
         return len(self._flying)
 
-    def submit(self, request: Request) -> None:
-        self.scheduler.submit(request)
+    def submit(self, request: Request, due: float = NEVER) -> None:
+        self.scheduler.submit(request, due=due)
 
     def abort(self, id: str, why: Finish = Finish.ABORT) -> None:
         self.scheduler.abort(id, why)

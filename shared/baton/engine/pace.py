@@ -57,6 +57,11 @@ class Pace:
         return self._prefill_tokens_per_s
 
     @property
+    def fastest_tokens_per_s(self) -> float:
+        """Of the last steps that computed prompts; 0 before the first."""
+        return max((rate for rate, _ in self._prefills), default=0.0)
+
+    @property
     def decode_step_ms(self) -> float:
         """0 before the first decode."""
         if self._decode_step_s is None:

@@ -1,7 +1,7 @@
 """In which order waiting sequences are looked at. Pure functions over the queue; admission comes after.
 
-Each takes the waiting sequences in order of arrival and a function that tells how many leading pages
-of a sequence are cached now, and returns a new order.
+Each takes the waiting sequences in order of arrival, a function that tells how many leading pages of a
+sequence are cached now, and the time, and returns a new order.
 """
 
 from __future__ import annotations
@@ -10,31 +10,39 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from baton.core.errors import InvalidSetting
-from baton.engine.sequence import Sequence
+from baton.engine.sequence import NEVER, Sequence
 
 CachedPages = Callable[[Sequence], int]
-Policy = Callable[[list[Sequence], CachedPages], list[Sequence]]
+Policy = Callable[[list[Sequence], CachedPages, float], list[Sequence]]
 
 MATCHED_QUEUE = 128
 """Longest queue whose every member is matched against the cache each step; longer ones go by arrival."""
+RISE_S = 10.0
+"""Who waits rises by one priority in this time, so nobody waits for ever for those who come later."""
 
 
-def fcfs(waiting: list[Sequence], cached: CachedPages) -> list[Sequence]:
+def fcfs(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     return waiting
 
 
-def priority(waiting: list[Sequence], cached: CachedPages) -> list[Sequence]:
-    return sorted(waiting, key=lambda s: (s.request.priority, s.arrival))
+def priority(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
+    """The most urgent priority first, within one the earliest deadline, then by arrival.
+
+    Nobody is overtaken by who came `RISE_S * (1 + the difference of their priorities)` later.
+    """
+    return sorted(
+        waiting, key=lambda s: (s.request.priority - (now - s.queued_at) // RISE_S, s.due, s.arrival)
+    )
 
 
-def lpm(waiting: list[Sequence], cached: CachedPages) -> list[Sequence]:
+def lpm(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     """Longest cached prefix first, so that pages are used before they are evicted."""
     if len(waiting) > MATCHED_QUEUE:
         return waiting
     return sorted(waiting, key=lambda s: (-cached(s), s.arrival))
 
 
-def dfs_weight(waiting: list[Sequence], cached: CachedPages) -> list[Sequence]:
+def dfs_weight(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     """Walk the tree of cached prefixes depth first, the branch that most sequences wait for first.
 
     The walk is a sort: each sequence's key lists, page by page, (demand of that page, the page).
@@ -63,3 +71,17 @@ def policy_named(name: str) -> Policy:
 def victims(holders: Iterable[Sequence]) -> list[Sequence]:
     """Who gives its pages up first when there are too few: the least urgent, then the youngest."""
     return sorted(holders, key=lambda s: (s.request.priority, s.arrival), reverse=True)
+
+
+def hopeless(sequence: Sequence, now: float, tokens_per_s: float, cached_tokens: CachedPages) -> bool:
+    """Whether a sequence's deadline cannot be met: not even by computing its prompt at once, alone, and as
+    fast as this engine ever did of late (`tokens_per_s`; 0 is not known)."""
+    if sequence.due == NEVER or sequence.generated > sequence.given - sequence.prompt:
+        return False  # none, or it was met: this one was sent back to the queue
+    left_s = sequence.due - now
+    if left_s <= 0:
+        return True
+    tokens = len(sequence.tokens) - sequence.computed
+    if not tokens_per_s or tokens <= left_s * tokens_per_s:
+        return False
+    return tokens - cached_tokens(sequence) > left_s * tokens_per_s

@@ -17,15 +17,15 @@ from collections.abc import Sequence as Listing
 
 import numpy as np
 
-from baton.core.errors import InvalidField, OutOfPages, QueueFull
+from baton.core.errors import DeadlineExceeded, InvalidField, OutOfPages, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.batch import Outcome
 from baton.engine.headroom import Headroom
 from baton.engine.holdings import Holdings
 from baton.engine.launch import Launch, Span, assemble
 from baton.engine.limits import Limits, check
-from baton.engine.policy import Policy, victims
-from baton.engine.sequence import Leg, Sequence, Stage
+from baton.engine.policy import Policy, hopeless, victims
+from baton.engine.sequence import NEVER, Leg, Sequence, Stage
 from baton.protocol.engine import Course, Load, Update
 from baton.sampling.fresh import Fresh
 
@@ -34,6 +34,7 @@ LOOKED_AT = 512
 ALONE = 512
 """Tokens in a step beyond which it begins no further leg: a GPU is busy with them, and whoever waits for the
 first of two prompts need not wait for the second."""
+TOO_LATE = "its deadline cannot be met any more"
 
 
 class Scheduler:
@@ -46,6 +47,8 @@ class Scheduler:
         self.holdings = holdings
         self.policy = policy
         self.headroom = Headroom()
+        self.fastest: Callable[[], float] = lambda: 0.0
+        """Prompt tokens a second at the best; 0 while that is not known."""
         self.waiting: list[Sequence] = []
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -65,13 +68,14 @@ class Scheduler:
 
     # ---- what comes in ----
 
-    def submit(self, request: Request, leg: Leg | None = None) -> Sequence:
-        """Queue a request; refuses what can never be served and what there is no room to queue."""
-        sequence = self.enlist(request, leg)
+    def submit(self, request: Request, leg: Leg | None = None, due: float = NEVER) -> Sequence:
+        """Queue a request; refuses what can never be served, or not by when it is `due`, and what there is no
+        room to queue."""
+        sequence = self.enlist(request, leg, due)
         self.waiting.append(sequence)
         return sequence
 
-    def enlist(self, request: Request, leg: Leg | None = None) -> Sequence:
+    def enlist(self, request: Request, leg: Leg | None = None, due: float = NEVER) -> Sequence:
         """Take a request in without queueing it: the caller says where it goes next."""
         if request.id in self.sequences:
             raise InvalidField("id", f"a request {request.id!r} is being served already")
@@ -87,7 +91,9 @@ class Scheduler:
         elif sampling.max_tokens is not None:
             limit = min(limit, prompt + sampling.max_tokens)
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.limits.eos)
-        sequence = Sequence(request, self._arrivals, limit, stops, leg)
+        sequence = Sequence(request, self._arrivals, limit, stops, leg, queued_at=self.now(), due=due)
+        if hopeless(sequence, self.now(), self.fastest(), self._cached_tokens):
+            raise DeadlineExceeded(TOO_LATE)
         self._arrivals += 1
         self.sequences[request.id] = sequence
         sequence.mark("queued", self.now())
@@ -133,10 +139,13 @@ class Scheduler:
                 return spans
             spans.append(self._span(sequence, budget))
             budget -= spans[-1].tokens
-        if self.waiting:
+        if self.waiting and self._rows and budget > 0:
             for sequence in self._admissible():
                 if budget <= 0 or not self._rows:
                     break
+                if hopeless(sequence, self.now(), self.fastest(), self._cached_tokens):
+                    self._refuse(sequence)
+                    continue
                 if sequence.leg is not None and self._budget - budget >= ALONE:
                     break
                 if self.awaits_twin(sequence):
@@ -148,7 +157,16 @@ class Scheduler:
         return spans
 
     def _admissible(self) -> list[Sequence]:
-        return list(self.policy(self.waiting, self._cached_pages)[:LOOKED_AT])
+        return list(self.policy(self.waiting, self._cached_pages, self.now())[:LOOKED_AT])
+
+    def _cached_tokens(self, sequence: Sequence) -> int:
+        return self._cached_pages(sequence) * self.holdings.page_size
+
+    def _refuse(self, sequence: Sequence) -> None:
+        """Its deadline cannot be met: whoever can be served in time need not wait for it."""
+        self._end(sequence, Finish.ERROR)
+        code, finish = DeadlineExceeded.code, Finish.ERROR.value
+        self.updates.append(Update(sequence.request.id, finish=finish, error=TOO_LATE, code=code))
 
     def _cached_pages(self, sequence: Sequence) -> int:
         size = self.holdings.page_size

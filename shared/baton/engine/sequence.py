@@ -18,6 +18,7 @@ from baton.cache.base import Prefix
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.tokens.identity import extend_identities
 
+NEVER = float("inf")
 MOST_MARKS = 64
 """Of a sequence between two updates; the first ones are kept."""
 
@@ -57,6 +58,7 @@ class Sequence:
         "arrival",
         "cached",
         "computed",
+        "due",
         "finish",
         "given",
         "identities",
@@ -70,6 +72,7 @@ class Sequence:
         "pending",
         "prefix",
         "prompt",
+        "queued_at",
         "request",
         "row",
         "scores",
@@ -81,12 +84,16 @@ class Sequence:
     )  # fmt: skip
 
     def __init__(
-        self, request: Request, arrival: int, limit: int, stops: frozenset[int], leg: Leg | None = None
-    ) -> None:
+        self, request: Request, arrival: int, limit: int, stops: frozenset[int], leg: Leg | None = None,
+        *, queued_at: float = 0.0, due: float = NEVER,
+    ) -> None:  # fmt: skip
         self.request = request
         self.leg = leg
         self.arrival = arrival
         """Order of arrival; kept through retractions."""
+        self.queued_at = queued_at
+        self.due = due
+        """When its first token must be there, by the scheduler's clock; a leg's pages besides."""
         self.prompt = len(request.token_ids)
         self.given = self.prompt + len(request.generated)
         """Tokens whose KV is computed before any is sampled."""

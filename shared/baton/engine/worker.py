@@ -161,11 +161,17 @@ class Worker:
     # ---- requests ----
 
     def submit(
-        self, request: Request, sink: Sink, prefer: Sequence[str] | None = None, lender: str = ""
+        self,
+        request: Request,
+        sink: Sink,
+        prefer: Sequence[str] | None = None,
+        lender: str = "",
+        trace: str = "",
+        deadline: float | None = None,
     ) -> None:
-        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer` and
-        `lender` are for workers that have others to ask."""
-        self.open_with(wire.Submit(request), sink)
+        """Hand a request to the engine; `sink` gets its updates, the last with `finish` set. `prefer`,
+        `lender` and `trace` are for workers that have others to ask. `deadline`: by the monotonic clock."""
+        self.open_with(wire.Submit(request, deadline), sink)
 
     def open_with(self, message: wire.Submit | wire.Ask | wire.RunLeg, sink: Sink) -> None:
         """As `submit`, for every message that begins a request."""
@@ -195,6 +201,11 @@ class Worker:
     def open(self) -> int:
         """Requests that have not finished."""
         return len(self._sinks)
+
+    @property
+    def gone(self) -> bool:
+        """None of its ranks lives: nothing that they had begun goes on."""
+        return all(process.returncode is not None for process in self._processes)
 
     def _send(self, message: wire.Message) -> None:
         # A PUSH socket over ipc takes the message at once; the future is done when it returns.

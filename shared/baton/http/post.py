@@ -25,6 +25,7 @@ from baton.http.reply import Header, Reply
 from baton.http.settings import HttpSettings
 from baton.http.straight import straight_of
 from baton.telemetry import log_fields
+from baton.trace import HEADER, NO_SPAN, SILENT, Span, Tracing
 
 log = logging.getLogger("baton.requests")
 
@@ -52,7 +53,8 @@ class Exchange(Generic[Guest]):
     receive: Receive
     reply: Reply
     notes: dict[str, object] = field(default_factory=dict)
-    """What its log line shall say besides."""
+    """What its log line and its span shall say besides."""
+    span: Span = NO_SPAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Doors(Generic[Guest]):
     deadline_s: float
     """How long a request may take in all."""
     clock: Clock
+    tracing: Tracing = SILENT
 
 
 class Post(Generic[Guest]):
@@ -93,16 +96,34 @@ class Post(Generic[Guest]):
         id = request_id()
         shown = _client_id(scope) or id
         reply = Reply(receive, send, shown, straight_of(scope))
+        span = self._span(scope, id, began)
         notes: dict[str, object] = {"endpoint": self._name}
+        if span.recorded:
+            notes["trace"] = span.trace
         with log_fields(request=id, **({} if shown == id else {"client_request": shown})):
-            error = await self._attempt(scope, receive, reply, id, began, notes)
+            error = await self._attempt(scope, receive, reply, id, began, notes, span)
             if error is not None:
                 with contextlib.suppress(TimeoutError):  # who does not read does not learn why
                     await reply.fail(error, self._more(error))
-            self._close(error, reply.status, clock.now() - began, notes)
+            self._close(error, reply.status, clock.now() - began, notes, span)
+
+    def _span(self, scope: Scope, id: str, began: float) -> Span:
+        tracing = self._doors.tracing
+        if tracing is SILENT:
+            return NO_SPAN
+        span = tracing.serve(self._name, header(scope, HEADER.encode()), began)
+        span.tell(request=id)
+        return span
 
     async def _attempt(
-        self, scope: Scope, receive: Receive, reply: Reply, id: str, began: float, notes: dict[str, object]
+        self,
+        scope: Scope,
+        receive: Receive,
+        reply: Reply,
+        id: str,
+        began: float,
+        notes: dict[str, object],
+        span: Span,
     ) -> Exception | None:
         """What kept the request from being completed, if anything did."""
         doors = self._doors
@@ -112,7 +133,9 @@ class Post(Generic[Guest]):
                 with doors.admit(scope) as guest:
                     expect(scope, self._kind)
                     body = await read_body(scope, receive, doors.http)
-                    exchange = Exchange(id, began, began + seconds, body, guest, scope, receive, reply, notes)
+                    exchange = Exchange(
+                        id, began, began + seconds, body, guest, scope, receive, reply, notes, span
+                    )
                     await self._answer(exchange)
         except TimeoutError as error:
             if limit.expired():
@@ -126,12 +149,16 @@ class Post(Generic[Guest]):
             return error
         return None
 
-    def _close(self, error: Exception | None, status: int, seconds: float, notes: dict[str, object]) -> None:
+    def _close(
+        self, error: Exception | None, status: int, seconds: float, notes: dict[str, object], span: Span
+    ) -> None:
         outcome = outcome_of(error)
         self._doors.count(self._name, outcome)
         if error is not None:
             notes["reason"] = str(error) or type(error).__name__
         log.info("request %s", outcome, extra={"status": status, "seconds": round(seconds, 4), **notes})
+        span.tell(status=status, outcome=outcome, **{name: notes[name] for name in notes if name != "trace"})
+        span.end(str(notes["reason"]) if outcome == "failed" else "")
 
 
 def outcome_of(error: Exception | None) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baton.attention.base import Spans
+from baton.attention.base import UNSCALED, Scales, Spans
 from baton.kernels import fp8
 
 
@@ -50,6 +50,7 @@ class TorchKernels:
         cos_sin: Tensor,
         norms: tuple[Tensor, Tensor] | None,
         eps: float,
+        scales: Scales = UNSCALED,
     ) -> Tensor:
         kv_heads, page_size, head_dim = pool.shape[1], pool.shape[4], pool.shape[5]
         by_head = qkv.view(qkv.shape[0], -1, head_dim)
@@ -60,7 +61,11 @@ class TorchKernels:
         cos, sin = cos_sin[spans.positions].unsqueeze(1).chunk(2, dim=-1)
         pages = spans.table[spans.token_rows, spans.positions // page_size]
         slots = spans.positions % page_size
-        pool[:, :, layer, 0][pages, :, slots] = _rotated(k, cos, sin)
+        k = _rotated(k, cos, sin)
+        if pool.dtype == fp8.FP8:
+            k, v = fp8.kept(k, scales.k).view(torch.uint8), fp8.kept(v, scales.v).view(torch.uint8)
+            pool = pool.view(torch.uint8)  # whatever torch can do with eight-bit floats, it can move bytes
+        pool[:, :, layer, 0][pages, :, slots] = k
         pool[:, :, layer, 1][pages, :, slots] = v
         return _rotated(q, cos, sin)
 

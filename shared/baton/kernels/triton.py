@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from baton.attention.base import Spans
+from baton.attention.base import UNSCALED, Scales, Spans
 from baton.kernels import fp8
 from baton.kernels.early import starts_early
 from baton.kernels.products import Products
@@ -127,6 +127,7 @@ class TritonKernels:
         cos_sin: Tensor,
         norms: tuple[Tensor, Tensor] | None,
         eps: float,
+        scales: Scales = UNSCALED,
     ) -> Tensor:
         _, kv_heads, _, _, page_size, head_dim = pool.shape
         tokens = qkv.shape[0]
@@ -140,7 +141,8 @@ class TritonKernels:
         page_stride, head_stride, layer_stride, value_stride, _, _ = pool.stride()
         rotate_store_heads[(tokens, programs)](
             qkv, q, pool, cos_sin, q_weight, k_weight, spans.table, spans.token_rows, spans.positions, layer,
-            eps, spans.table.stride(0), page_stride, head_stride, layer_stride, value_stride,
+            eps, scales.k, scales.v, spans.table.stride(0), page_stride, head_stride, layer_stride,
+            value_stride,
             HEADS=heads, KV_HEADS=kv_heads, D=head_dim, PAGE=page_size, NORM=norms is not None,
             GROUP=group, KV_GROUP=kv_group, PDL=self._pdl, num_warps=4, **self._launch,
         )  # fmt: skip

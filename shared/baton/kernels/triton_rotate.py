@@ -2,8 +2,8 @@
 """The Triton kernel between the QKV projection and attention: QK-norm, rope, and the write into the pool.
 
 Launched by `kernels.triton` alone. qkv is read once; q is written out, k and v go to the page and slot that
-the page table gives each token. The pool may have a narrower dtype than qkv. Padding tokens write to the
-scratch page like any other.
+the page table gives each token, in eight bits where the pool has them. Padding tokens write to the scratch
+page like any other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+LARGEST = tl.constexpr(448.0)
+"""Of float8_e4m3fn."""
+
+
+@triton.jit
+def _kept(x, scale, KEPT: tl.constexpr):
+    """x as the pool keeps it."""
+    if KEPT.primitive_bitwidth == 8:
+        wide = tl.div_rn(x.to(tl.float32), scale)
+        return tl.minimum(tl.maximum(wide, -LARGEST), LARGEST).to(KEPT)
+    return x.to(KEPT)
 
 
 @triton.jit
@@ -38,7 +50,7 @@ def _rotated(
 
 @triton.jit
 def _store_kv(
-    row, pool, k_weight, head, half, cos, sin, eps, head_stride, value_stride,
+    row, pool, k_weight, head, half, cos, sin, eps, k_scale, v_scale, head_stride, value_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Keys and values of some heads; pool points to this token's slot for head 0."""
@@ -51,10 +63,10 @@ def _store_kv(
     v_low = tl.load(source, mask=inside, other=0.0)
     v_high = tl.load(source + D // 2, mask=inside, other=0.0)
     place = pool + head.to(tl.int64)[:, None] * head_stride + half[None, :]
-    tl.store(place, low.to(dtype).to(kept), mask=inside)
-    tl.store(place + D // 2, high.to(dtype).to(kept), mask=inside)
-    tl.store(place + value_stride, v_low.to(kept), mask=inside)
-    tl.store(place + value_stride + D // 2, v_high.to(kept), mask=inside)
+    tl.store(place, _kept(low.to(dtype), k_scale, kept), mask=inside)
+    tl.store(place + D // 2, _kept(high.to(dtype), k_scale, kept), mask=inside)
+    tl.store(place + value_stride, _kept(v_low, v_scale, kept), mask=inside)
+    tl.store(place + value_stride + D // 2, _kept(v_high, v_scale, kept), mask=inside)
 
 
 @triton.jit
@@ -74,7 +86,7 @@ def _store_q(
 @triton.jit(do_not_specialize=["layer"], do_not_specialize_on_alignment=["token_rows", "positions"])
 def rotate_store_heads(
     qkv, q_out, pool, cos_sin, q_weight, k_weight, table, token_rows, positions, layer, eps,
-    table_stride, page_stride, head_stride, layer_stride, value_stride,
+    k_scale, v_scale, table_stride, page_stride, head_stride, layer_stride, value_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, NORM: tl.constexpr,
     GROUP: tl.constexpr, KV_GROUP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -99,6 +111,6 @@ def rotate_store_heads(
         page = tl.load(table + tl.load(token_rows + token).to(tl.int64) * table_stride + position // PAGE)
         slot = pool + page.to(tl.int64) * page_stride + layer.to(tl.int64) * layer_stride
         _store_kv(
-            row, slot + (position % PAGE) * D, k_weight, kv_head, half, cos, sin, eps, head_stride,
-            value_stride, HEADS, KV_HEADS, D, NORM,
+            row, slot + (position % PAGE) * D, k_weight, kv_head, half, cos, sin, eps, k_scale, v_scale,
+            head_stride, value_stride, HEADS, KV_HEADS, D, NORM,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.core.ids import attempt_id
+from baton.engine.fetches import LOAN_S
 from baton.engine.worker import Worker
 from baton.lending.worth import Rates, worth_reading
 from baton.protocol import engine as wire
@@ -30,8 +31,6 @@ LONGEST_S = 30.0
 READ_S = 2.0
 """How long a request waits for a prefix at most. Less than the silence after which a pod is taken for lost:
 an owner never takes back pages that a reader it lost sight of still reads."""
-GRACE_S = 8.0
-"""After a fetch's time is up, its reads come to their end within this: the mover's bound."""
 
 
 @dataclass(slots=True)
@@ -165,7 +164,7 @@ class Lending:
                     return
                 self._lent[loan] = worker
                 self.worker.tell(wire.Lend(loan, message.identities, message.first))
-                wait = message.timeout_s + GRACE_S
+                wait = message.timeout_s + LOAN_S
                 asyncio.get_running_loop().call_later(wait, self._unlend, loan)
             case pods.Lent(loan=loan, pages=pages):
                 fetch = self._open.get(loan)

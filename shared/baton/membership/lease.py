@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton.membership.settings import PodSettings
 from baton.protocol.engine import EngineFacts, Load
 from baton.state import Role, WorkerLease, WorkerLoad
+from baton.state.lease import layout_of
 
 
 def lease_of(
@@ -30,7 +31,7 @@ def lease_of(
         max_model_len=facts.max_model_len,
         vocabulary=facts.vocab,
         model_fingerprint=model_fingerprint,
-        layout_fingerprint=f"{model_fingerprint}/{facts.page_size}",
+        layout_fingerprint=layout_of(model_fingerprint, facts.page_size),
         generation=pod.generation,
         node=pod.node,
         zone=pod.zone,

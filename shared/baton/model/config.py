@@ -21,6 +21,8 @@ from baton.model.files import weights_digest
 from baton.model.rope import Rope, read_rope
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+KV_BYTES: Mapping[str, int] = {**DTYPE_BYTES, "float8_e4m3fn": 1}
+"""What a pool may hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +91,17 @@ class ModelConfig:
         held = len(self.kv_heads_of(0, ranks))
         return 2 * self.layers * held * self.head_dim * _itemsize(dtype or self.dtype)
 
-    def fingerprint(self, dtype: str | None = None) -> bytes:
+    def fingerprint(self, dtype: str | None = None, kv_dtype: str | None = None) -> bytes:
         """16 bytes that differ when the same tokens would give other KV: architecture, shape, positions,
-        weights and the KV's dtype. Page identities are salted with it. How long sequences may get, which
-        token ends them and the split over ranks do not enter."""
+        weights, the dtype of the model and, where it is another, that of the KV. Page identities are salted
+        with it. How long sequences may get, which token ends them and the split over ranks do not enter."""
         facts = dataclasses.asdict(self)
         for key in ("max_model_len", "eos_token_ids", "bos_token_id", "tied", "weights", "dtype"):
             del facts[key]
         facts["dtype"] = dtype or self.dtype
         _itemsize(facts["dtype"])
+        if kv_dtype not in (None, facts["dtype"]):
+            facts["kv_dtype"] = kv_dtype
         stated = json.dumps(facts, sort_keys=True).encode()
         return hashlib.blake2b(stated + b"\0" + self.weights, digest_size=16).digest()
 
@@ -219,9 +223,9 @@ def _dtype(raw: Mapping[str, Any]) -> str:
 
 
 def _itemsize(dtype: str) -> int:
-    if dtype not in DTYPE_BYTES:
-        raise InvalidSetting("dtype", f"must be one of {', '.join(DTYPE_BYTES)}, not {dtype!r}")
-    return DTYPE_BYTES[dtype]
+    if dtype not in KV_BYTES:
+        raise InvalidSetting("dtype", f"must be one of {', '.join(KV_BYTES)}, not {dtype!r}")
+    return KV_BYTES[dtype]
 
 
 def _token_ids(*stated: Any) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ it passes on to the kernels and to attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from baton.attention.base import Attention, Spans
+from baton.attention.base import Attention, Scales, Spans
 from baton.core.errors import InvalidSetting
 from baton.kernels.base import Kernels
 from baton.model import rotary
@@ -72,13 +73,15 @@ def load(
     progress: bool = True,
     most_rows: int = 0,
     quantization: str = "none",
+    scales: Sequence[Scales] = (),
 ) -> Decoder:
     """Build this rank's share and fill it; `most_rows` is that of batches to be multiplied fast. With
     `quantization` fp8 the layers' dense matrices are kept in eight bits; head, router and experts stay.
+    `scales`, one for each layer, are of keys and values in a pool of eight bits.
     Raises WeightMismatch when the checkpoint does not fit, InvalidSetting when the model cannot be split over
     so many ranks."""
     storage = Storage(device, dtype)
-    builder = _Builder(config, ranks, kernels, storage)
+    builder = _Builder(config, ranks, kernels, storage, scales)
     decoder = builder.decoder()
     fill(
         storage.pieces,
@@ -102,8 +105,16 @@ def load(
 class _Builder:
     """Makes the parts of one rank, under the names that checkpoints give them."""
 
-    def __init__(self, config: ModelConfig, ranks: Ranks, kernels: Kernels, storage: Storage) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        ranks: Ranks,
+        kernels: Kernels,
+        storage: Storage,
+        scales: Sequence[Scales] = (),
+    ) -> None:
         self.config = config
+        self.scales = tuple(scales) or (Scales(),) * config.layers
         self.ranks = ranks
         self.kernels = kernels
         self.storage = storage
@@ -186,6 +197,7 @@ class _Builder:
             eps=config.norm_eps,
             kernels=self.kernels,
             ranks=self.ranks,
+            scales=self.scales[number],
         )
 
     def _dense(self, at: str) -> Dense:

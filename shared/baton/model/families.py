@@ -124,8 +124,10 @@ def _known(key: str, value: Any) -> bool:
     if key != "quantization_config" or not isinstance(value, Mapping):
         return False
     method = value.get("quant_method")
-    if method == "compressed-tensors":
-        return value.get("format") == "float-quantized"
+    if method == "compressed-tensors":  # dense: only keys and values have scales
+        return value.get("format") in ("float-quantized", "dense")
+    if method == "modelopt":
+        return value.get("quant_algo") == "FP8"
     block = value.get("weight_block_size") or [128, 128]
     return method == "fbgemm_fp8" or (method == "fp8" and block == [128, 128])
 

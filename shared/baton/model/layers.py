@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baton.attention.base import Attention, Spans
+from baton.attention.base import UNSCALED, Attention, Scales, Spans
 from baton.kernels import fp8
 from baton.kernels.base import Kernels
 from baton.parallel.base import Ranks
@@ -116,10 +116,11 @@ class SelfAttention:
     eps: float
     kernels: Kernels
     ranks: Ranks
+    scales: Scales = UNSCALED
 
     def __call__(self, x: Tensor, spans: Spans, pool: Tensor, attention: Attention) -> Tensor:
         q = self.kernels.rotate_store(
-            self.qkv(x), pool, self.layer, spans, self.cos_sin, self.norms, self.eps
+            self.qkv(x), pool, self.layer, spans, self.cos_sin, self.norms, self.eps, self.scales
         )
         return _added(self.ranks.sum(self.out(attention.attend(q, self.layer, spans))), self.out_bias)
 

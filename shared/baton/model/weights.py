@@ -34,8 +34,8 @@ _EIGHT_BITS = "F8_E4M3"
 _SCALES = ("_scale_inv", "_scale")
 """What a matrix in eight bits is multiplied by has its name and one of these: a number, one for each row, or
 one for each block of rows and columns."""
-_UNUSED_SCALES = ("input_scale", "k_scale", "v_scale")
-"""Fixed scales of what is scaled as it comes here."""
+_OTHER_SCALES = ("input_scale", "q_scale", "k_scale", "v_scale", "kv_scale", "output_scale")
+"""Fixed scales of what is scaled as it comes here, and those of keys and values, which `scales` reads."""
 _BLOCK = 128
 _NAMED = 5
 """How many tensors an error names before it only counts them."""
@@ -193,7 +193,7 @@ def _compare(pieces: Sequence[Piece], holders: dict[str, Any], tied_head: str | 
 
 
 def _is_scale(name: str, needed: set[str]) -> bool:
-    if name.endswith(_UNUSED_SCALES):
+    if name.endswith(_OTHER_SCALES):
         return True
     return any(name.endswith(end) and name.removesuffix(end) in needed for end in _SCALES)
 

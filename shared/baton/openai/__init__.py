@@ -5,6 +5,7 @@ Knows no socket and no engine: bodies in, bodies out.
 
 from baton.openai.answer import response
 from baton.openai.ask import Asked, read_chat, read_completion, read_generate
+from baton.openai.bookmark import Bookmark, Had, digest_of, mark_of, read_bookmark, ticket_of
 from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
 from baton.openai.failures import error_body, error_event, read_error, status_of
 from baton.openai.sampling import SamplingDefaults
@@ -16,11 +17,13 @@ from baton.openai.tokenizing import detokenize, tokenize
 __all__ = [
     "DONE",
     "Asked",
+    "Bookmark",
     "Choice",
     "ChoiceStream",
     "Delivered",
     "Endpoint",
     "EventRelay",
+    "Had",
     "Prompt",
     "SamplingDefaults",
     "ServedModel",
@@ -28,10 +31,13 @@ __all__ = [
     "Usage",
     "choice_stream",
     "detokenize",
+    "digest_of",
     "ending",
     "error_body",
     "error_event",
+    "mark_of",
     "model_list",
+    "read_bookmark",
     "read_chat",
     "read_completion",
     "read_error",
@@ -39,6 +45,7 @@ __all__ = [
     "response",
     "sse",
     "status_of",
+    "ticket_of",
     "timeline_event",
     "tokenize",
     "usage_event",

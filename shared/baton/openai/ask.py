@@ -8,11 +8,12 @@ Nothing here does I/O; long prompts take milliseconds.
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import Request, SamplingParams
+from baton.openai.bookmark import HEADER, ticket_of
 from baton.openai.decode import convert_field, decode_body
 from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
 from baton.openai.requests import (
@@ -37,7 +38,8 @@ class Asked:
     """One HTTP request, understood."""
 
     id: str
-    """The service's own id for it; unlike the client's, it is unique."""
+    """The service's own id for it; unlike the client's, it is unique. A request that continues an answer has
+    the id of the one that began it."""
     shape: Shape
     prompts: tuple[Prompt, ...]
     sampling: tuple[SamplingParams, ...]
@@ -45,13 +47,34 @@ class Asked:
     priority: int = 0
     cache_salt: str = ""
 
+    @property
+    def continuable(self) -> bool:
+        """Whether a client may come back for the rest: an event's id tells of one choice."""
+        shape = self.shape
+        return shape.stream and shape.endpoint is not Endpoint.GENERATE and len(self.prompts) * shape.n == 1
+
+    def check_continued(self) -> None:
+        """InvalidField where a client came back for something else."""
+        if not self.shape.stream:
+            raise InvalidField(HEADER, "only a stream can be continued: set stream to true")
+        if not self.continuable:
+            raise InvalidField(HEADER, "only one choice of chat or completions can be continued")
+
+    def shape_of(self, fingerprint: str) -> Shape:
+        """The shape, with what the client needs to come back with; `fingerprint` is the model's."""
+        if not self.continuable:
+            return self.shape
+        return replace(self.shape, ticket=ticket_of(self.id, fingerprint))
+
     def seeded(self) -> Asked:
-        """With a seed wherever the client gave none: drawn once, so that whoever runs a sequence again
-        (another pod, after the first was lost) draws the same tokens."""
+        """With a seed wherever the client gave none: drawn from the id, so that whoever runs a sequence again
+        (another pod, after the first was lost; another router, when the client comes back) draws the same
+        tokens."""
         if all(one.seed is not None for one in self.sampling):
             return self
         drawn = tuple(
-            replace(one, seed=secrets.randbits(63)) if one.seed is None else one for one in self.sampling
+            replace(one, seed=_seed(self.id, place)) if one.seed is None else one
+            for place, one in enumerate(self.sampling)
         )
         return replace(self, sampling=drawn)
 
@@ -206,6 +229,11 @@ def _check(model: ServedModel, prompt: Prompt, sampling: SamplingParams, field: 
     check = model.tokenizer.check_ids
     check(sampling.stop_token_ids, "stop_token_ids", model.vocabulary)
     check([token for token, _ in sampling.logit_bias], "logit_bias", model.vocabulary)
+
+
+def _seed(id: str, place: int) -> int:
+    drawn = blake2b(f"{id}/{place}".encode(), digest_size=8, person=b"baton.seed")
+    return int.from_bytes(drawn.digest()) % _SEEDS
 
 
 def _single(sampling: SamplingParams, place: int) -> SamplingParams:

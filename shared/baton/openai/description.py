@@ -38,7 +38,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 KEY = "key"
 
-_MISTAKES = (400, 401, 404, 405, 408, 413, 415, 431)
+_MISTAKES = (400, 401, 404, 405, 408, 412, 413, 415, 431)
 """A client's, at any POST."""
 _REFUSALS = (429, 503, 504)
 """The service's, each with the reason in `code`; 429 and 503 say in Retry-After when to come again."""

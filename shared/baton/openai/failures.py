@@ -13,6 +13,7 @@ import msgspec
 from baton.core.errors import (
     BatonError,
     Failed,
+    Forbidden,
     InvalidField,
     InvalidRequest,
     QueueFull,
@@ -23,6 +24,7 @@ from baton.core.errors import (
 
 _TYPES: tuple[tuple[type[BatonError], str], ...] = (
     (Unauthenticated, "authentication_error"),
+    (Forbidden, "permission_error"),
     (InvalidRequest, "invalid_request_error"),
     (QueueFull, "rate_limit_error"),
     (RateLimited, "rate_limit_error"),

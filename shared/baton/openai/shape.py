@@ -40,6 +40,9 @@ class Shape:
     """/generate: the prompts came as a list, so the answer is one too."""
     logprob_text: bool = False
     """/generate: log-probabilities come with their tokens' text."""
+    ticket: str = ""
+    """What begins the ids of the events, so that the client may come back with one; empty for an answer that
+    cannot be continued."""
     logprob_start: int = 0
     """/generate: the first prompt token whose log-probability is wanted."""
 

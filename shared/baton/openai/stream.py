@@ -14,7 +14,8 @@ import msgspec
 
 from baton.core.types import Finish, TokenLogprob
 from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prompt_text, usage_object
-from baton.openai.events import id_field, sse
+from baton.openai.bookmark import digest_of
+from baton.openai.events import cached_of, id_field, sse
 from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
 from baton.openai.shape import Endpoint, Prompt, Shape, Usage
 from baton.tokens.tokenizer import Tokenizer
@@ -48,21 +49,25 @@ def choice_stream(
     prompt_logprobs: Sequence[TokenLogprob | None] | None = None,
     delivered: Sequence[int] = (),
     delivered_text: str = "",
+    anew: bool = False,
 ) -> ChoiceStream:
     """`usage` holds the prompt's tokens; those generated are counted here. `prompt` is needed for echo and
     return_token_ids, `prompt_logprobs` for an echo with log-probabilities; the first event brings them.
-    `delivered` is what the client of a resumed sequence has already."""
+    `delivered` is what the client of a resumed sequence has already; `anew`: another request brought it."""
+    cached = ""
+    if index % shape.n == 0 and (anew or not delivered):
+        cached = cached_of(usage.cached_tokens)
     if shape.endpoint is Endpoint.GENERATE:
-        return GenerateStream(shape, tokenizer, usage, index, delivered, delivered_text)
-    return OpenAIStream(shape, tokenizer, usage, index, prompt, prompt_logprobs, len(delivered))
+        return GenerateStream(shape, tokenizer, usage, index, cached, delivered, delivered_text)
+    return OpenAIStream(shape, tokenizer, usage, index, cached, prompt, prompt_logprobs, delivered)
 
 
 class OpenAIStream:
     """Events of /v1/chat/completions and /v1/completions."""
 
     __slots__ = (
-        "_close", "_echoed", "_extras", "_first", "_head", "_index", "_opening", "_plain", "_prompt",
-        "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
+        "_cached", "_close", "_digest", "_echoed", "_extras", "_first", "_head", "_index", "_opening",
+        "_plain", "_prompt", "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
     )  # fmt: skip
 
     def __init__(
@@ -71,9 +76,10 @@ class OpenAIStream:
         tokenizer: Tokenizer,
         usage: Usage,
         index: int,
+        cached: str,
         prompt: Prompt | None,
         prompt_logprobs: Sequence[TokenLogprob | None] | None,
-        sent: int,
+        delivered: Sequence[int],
     ) -> None:
         self._shape = shape
         self._tokenizer = tokenizer
@@ -82,8 +88,10 @@ class OpenAIStream:
         self._prompt = prompt
         self._prompt_logprobs = prompt_logprobs if shape.echo else None
         self._echoed = prompt_text(prompt, tokenizer) if shape.echo and prompt is not None else ""
-        self._sent = sent
-        self._first = sent == 0
+        self._sent = len(delivered)
+        self._digest = digest_of(delivered)
+        self._cached = cached
+        self._first = not delivered
         chat = shape.endpoint is Endpoint.CHAT
         top = _encode(
             {
@@ -114,7 +122,11 @@ class OpenAIStream:
     ) -> bytes:
         start = self._sent
         self._sent += len(token_ids)
-        field = id_field(token_ids, self._index, start, finish is not None)
+        field = id_field(
+            token_ids, self._index, start, finish is not None, cached=self._cached,
+            bookmark=self._bookmark(token_ids),
+        )  # fmt: skip
+        self._cached = self._cached if not field else ""
         if not self._first and finish is None and logprobs is None and not self._extras:
             return b"".join((field, self._head, _encode(text), self._plain))
         if self._first:
@@ -129,6 +141,12 @@ class OpenAIStream:
         parts += (b"}]", self._usage_now(), b"}\n\n")
         self._first = False
         return b"".join(parts)
+
+    def _bookmark(self, token_ids: Sequence[int]) -> str:
+        if not self._shape.ticket:
+            return ""
+        self._digest = digest_of(token_ids, self._digest)
+        return f"{self._shape.ticket}.{self._digest:08x}/"
 
     def _logprobs(self, logprobs: Sequence[TokenLogprob] | None, offsets: Sequence[int]) -> Any:
         shape, prompt = self._shape, self._prompt
@@ -160,7 +178,7 @@ class OpenAIStream:
 class GenerateStream:
     """Events of /generate: each holds the whole text so far, as SGLang's do."""
 
-    __slots__ = ("_ids", "_index", "_scores", "_shape", "_text", "_tokenizer", "_tops", "_usage")
+    __slots__ = ("_cached", "_ids", "_index", "_scores", "_shape", "_text", "_tokenizer", "_tops", "_usage")
 
     def __init__(
         self,
@@ -168,6 +186,7 @@ class GenerateStream:
         tokenizer: Tokenizer,
         usage: Usage,
         index: int,
+        cached: str,
         delivered: Sequence[int],
         delivered_text: str,
     ) -> None:
@@ -175,6 +194,7 @@ class GenerateStream:
         self._tokenizer = tokenizer
         self._usage = usage
         self._index = index
+        self._cached = cached
         self._ids = list(delivered)
         self._text = delivered_text
         # Of tokens that came from elsewhere nothing is known but their ids.
@@ -213,7 +233,9 @@ class GenerateStream:
         body: dict[str, Any] = {"text": self._text, "output_ids": self._ids, "meta_info": meta}
         if self._shape.batched or self._shape.n > 1:
             body["index"] = self._index
-        return sse(_encode(body), token_ids, self._index, start, finish is not None)
+        event = sse(_encode(body), token_ids, self._index, start, finish is not None, self._cached)
+        self._cached = ""
+        return event
 
 
 def usage_event(shape: Shape, usage: Usage) -> bytes:

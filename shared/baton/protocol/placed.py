@@ -13,9 +13,10 @@ import msgspec
 
 from baton.core.errors import ProtocolMismatch
 from baton.core.types import Request
+from baton.openai.bookmark import Had
 from baton.openai.shape import Shape
 
-VERSION = 1
+VERSION = 2
 PATH = "/placed"
 CONTENT_TYPE = "application/vnd.baton.placed+msgpack"
 
@@ -31,12 +32,18 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[Request, ...]
     """One per choice, in order, seeded and with ids that are new at every attempt. A request that resumes
     says in `generated` what its client has already."""
+    layout: str = ""
+    """The layout fingerprint (model and page) that the pod's lease told: a pod of another one refuses, since
+    a lease may be that of the pod's predecessor. Empty where nobody looked."""
     texts: tuple[str | None, ...]
     """Of each prompt, where the client sent text."""
     ended: tuple[int, ...] = ()
     """Choices whose finish reason the client has: nothing of them is to be generated or sent again."""
     resumes: bool = False
     """An earlier attempt was lost with its pod, after its first event."""
+    had: Had | None = None
+    """What the client of the only choice has of it, where nobody knows the tokens: they are to be computed
+    again, compared, and not told."""
     prefill: tuple[str, ...] | None = None
     """Ids of prefill pods to ask, best first; empty to compute here; None to let the pod choose."""
     lender: str = ""

@@ -2,6 +2,7 @@
 
     decode ──Hello, Leg, AbortLeg, Ping──► prefill
            ◄──Hello, First, Ended, Refused, Ping──
+           ◄──Renew──   ──Renewed──►
     reader ──Borrow, Returned──► owner
            ◄──Lent──
 
@@ -17,11 +18,16 @@ import msgspec
 from baton.core.errors import ProtocolMismatch
 from baton.core.types import Request, TokenLogprob
 
-VERSION = 1
+VERSION = 2
 HEARTBEAT_S = 1.0
 """Each end says something at least this often."""
 SILENCE_S = 3.0
 """A peer that said nothing for this long is taken for lost."""
+PERMIT_S = 3.0
+"""A permission to write lasts this long from when it was asked for, by the clock of who asked."""
+LAPSE_S = PERMIT_S + 2.0
+"""This long after the last permission was given nothing of its writer can land: it posts no more, has closed
+the connection if anything was in flight, and what the hardware had by then has settled (half a second)."""
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
@@ -40,9 +46,11 @@ class Hello(Message, frozen=True, tag=True):
     """How the sender's ranks are reached by the transport."""
     pod: str = ""
     """What the sender's pod is called, run after run."""
+    session: str = ""
+    """Made by who asks for legs, repeated in the answer: another one ends every leg of the one before."""
 
 
-class Leg(Message, frozen=True, tag=True):
+class Leg(Message, frozen=True, tag=True, omit_defaults=True):
     """Compute this prompt and push its pages into mine."""
 
     attempt: str
@@ -50,8 +58,12 @@ class Leg(Message, frozen=True, tag=True):
     first: int
     pages: tuple[int, ...]
     timeout_s: float
+    """Of no use later than this after now; within one priority, legs with less time come first."""
     lender: str = ""
     """A pod that is said to hold more of the prompt's prefix than either of us; empty where none is."""
+    trace: str = ""
+    """The request's W3C `traceparent`. Not on the wire where there is none, so that pods of a release without
+    it are asked as ever."""
 
 
 class AbortLeg(Message, frozen=True, tag=True):
@@ -80,6 +92,25 @@ class Ended(Message, frozen=True, tag=True):
     """That its pages were on their way."""
     begun: bool = True
     """False: the leg was refused, and nothing was done for it."""
+    code: str = ""
+    """Of what ended it, where that was an error: `deadline_exceeded` for what could not be done in time."""
+
+
+class Renew(Message, frozen=True, tag=True):
+    """Permit me to write into your pool for a while longer."""
+
+    worker: str
+    """Who asks: an answer that reaches its successor is for nobody."""
+    at: float
+    """When, by the sender's clock; means nothing to the receiver."""
+
+
+class Renewed(Message, frozen=True, tag=True):
+    """It is permitted until `PERMIT_S` after that moment. Given only to whom the giver has not taken for lost
+    since: who was lost is greeted anew first."""
+
+    worker: str
+    at: float
 
 
 class Borrow(Message, frozen=True, tag=True):
@@ -120,7 +151,9 @@ class Ping(Message, frozen=True, tag=True):
     draining: bool = False
 
 
-PodMessage = Hello | Leg | AbortLeg | First | Ended | Borrow | Lent | Returned | Refused | Ping
+PodMessage = (
+    Hello | Leg | AbortLeg | First | Ended | Renew | Renewed | Borrow | Lent | Returned | Refused | Ping
+)  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[PodMessage] = msgspec.msgpack.Decoder(PodMessage)
@@ -142,7 +175,7 @@ def unfit(mine: Hello, theirs: Hello) -> str:
     if mine.version != theirs.version:
         return f"the peer speaks protocol version {theirs.version}, this pod {mine.version}"
     if mine.fingerprint != theirs.fingerprint:
-        return "the peer serves another model, or the same with another dtype"
+        return "the peer serves another model, or the same with another dtype or kv_cache_dtype"
     if mine.page_size != theirs.page_size:
         return f"the peer's pages have {theirs.page_size} tokens, this pod's {mine.page_size}"
     if not theirs.ranks:

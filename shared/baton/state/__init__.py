@@ -7,6 +7,8 @@ Nothing here raises into them because Redis is gone. Torch-free.
 
 from baton.state.board import BoardHealth, LeaseBoard
 from baton.state.embedded import EmbeddedRedis
+from baton.state.fed import FedReader
+from baton.state.feed import IndexFeed
 from baton.state.fleet import Change, Fleet, What, changes
 from baton.state.index import PrefixIndex
 from baton.state.keeper import LeaseHealth, LeaseKeeper, Standing
@@ -24,10 +26,12 @@ __all__ = [
     "EmbeddedRedis",
     "EventReader",
     "EventWriter",
+    "FedReader",
     "Fleet",
     "FleetMirror",
     "Hold",
     "InFlight",
+    "IndexFeed",
     "LeaseBoard",
     "LeaseHealth",
     "LeaseKeeper",

@@ -61,6 +61,21 @@ def backoff(longest_s: float) -> EqualJitterBackoff:
     return EqualJitterBackoff(cap=longest_s, base=min(0.05, longest_s))
 
 
+class _Nowhere:
+    """The client where there is no Redis: whoever asks is told so."""
+
+    async def execute_command(self, *command: Any) -> Any:
+        raise ConnectionError("no Redis is set")
+
+    def pipeline(self, transaction: bool = True) -> Pipeline:
+        raise ConnectionError("no Redis is set")
+
+
+def nowhere() -> Connected:
+    """For a process that does without Redis."""
+    return Connected(_Nowhere(), False, "nowhere", ())
+
+
 def connect(settings: StateSettings, name: str) -> Connected:
     """The client for the settings' URL; `name` is what the server lists it as."""
     parts = urlsplit(settings.url)

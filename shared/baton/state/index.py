@@ -43,6 +43,10 @@ class PrefixIndex:
         """For each worker, how many leading pages of the chain it holds."""
         return {worker: _depth(held, identities) for worker, held in self._held.items()}
 
+    def packed(self, worker: str) -> bytes:
+        """All that a worker holds, parents before what follows them where they came so."""
+        return b"".join(self._held.get(worker, ()))
+
     def apply(self, worker: str, evicted: bytes, stored: bytes) -> None:
         """One frame of a worker's events, packed; a worker that is unknown begins with nothing."""
         held = self._held.setdefault(worker, {})

@@ -121,6 +121,11 @@ _beats: msgspec.msgpack.Decoder[Beat] = msgspec.msgpack.Decoder(Beat)
 _facts: msgspec.msgpack.Decoder[Facts] = msgspec.msgpack.Decoder(Facts)
 
 
+def layout_of(fingerprint: str, page_size: int) -> str:
+    """What workers must agree on to share pages, and to go on with each other's answers."""
+    return f"{fingerprint}/{page_size}"
+
+
 def encode(message: Beat | Facts) -> bytes:
     return _encoder.encode(message)
 

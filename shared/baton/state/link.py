@@ -18,7 +18,7 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from baton.core.clock import Clock, SystemClock
 from baton.core.errors import StateUnreachable
-from baton.state.address import connect
+from baton.state.address import Connected, connect
 from baton.state.keys import Keys
 from baton.state.settings import StateSettings
 
@@ -46,11 +46,19 @@ class LinkHealth:
 class Link:
     """Made on the event loop that uses it."""
 
-    def __init__(self, settings: StateSettings, *, name: str = "baton", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: StateSettings,
+        *,
+        name: str = "baton",
+        clock: Clock | None = None,
+        connected: Connected | None = None,
+    ) -> None:
+        """`connected`: what is asked, in place of the Redis that the settings name."""
         self.clock = clock or SystemClock()
         self.keys = Keys(settings.prefix)
         self._deadline_s = settings.deadline_s
-        self._connected = connect(settings, name)
+        self._connected = connected or connect(settings, name)
         self._answered = self.clock.now()
         self._reachable: bool | None = None
         self._failures = 0

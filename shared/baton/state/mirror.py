@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from baton.state.board import BoardHealth, LeaseBoard
+from baton.state.fed import FedReader
 from baton.state.fleet import Fleet, What
 from baton.state.index import PrefixIndex
 from baton.state.link import Link, LinkHealth
@@ -40,10 +41,13 @@ class MirrorHealth:
 class FleetMirror:
     """Leases, prefix index and loads of one router."""
 
-    def __init__(self, link: Link, router: str) -> None:
+    def __init__(self, link: Link, router: str, feed: int = 0) -> None:
+        """`feed`: port of this host's index feed; without one, events are read from Redis."""
         self.index = PrefixIndex()
         self.board = LeaseBoard(link)
-        self.reader = EventReader(link, self.index)
+        self.reader: EventReader | FedReader = (
+            FedReader(feed, self.index, link.clock) if feed else EventReader(link, self.index)
+        )
         self.loads = LoadBoard(link, router)
         self._link = link
         self._stack = AsyncExitStack()

@@ -80,15 +80,20 @@ class PagedSequences:
         ranks: int = 1,
         attention: Callable[..., Attention] = TorchAttention,
         seed: int = 0,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         """`lengths` are the most tokens that each sequence will have. `attention` is called as
-        TorchAttention is: (pool, heads, scale, windows)."""
+        TorchAttention is: (pool, heads, scale, windows, dtype=, scales=). `kv_dtype` is the pool's, None if
+        it is the model's."""
         config, weight = decoder.config, decoder.embedding.weight
         self.decoder = decoder
         self.tables = deal_pages(lengths, page_size, seed)
         pages = 1 + sum(len(table) for table in self.tables)
-        self.pool = new_pool(config, pages, page_size, weight.dtype, weight.device, ranks)
-        self.attention = attention(self.pool, config.heads // ranks, config.scale, config.windows)
+        self.pool = new_pool(config, pages, page_size, kv_dtype or weight.dtype, weight.device, ranks)
+        self.attention = attention(
+            self.pool, config.heads // ranks, config.scale, config.windows, dtype=weight.dtype,
+            scales=[layer.attention.scales for layer in decoder.layers],
+        )  # fmt: skip
         self.lengths = [0] * len(lengths)
 
     def step(self, parts: Sequence[tuple[int, Sequence[int]]], *, prefills: int | None = None) -> Tensor:

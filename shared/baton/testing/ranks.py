@@ -32,10 +32,11 @@ def run_ranks(
     *arguments: Any,
     meeting: Path,
     deadline_s: float = 30.0,
+    device: str = "cpu",
 ) -> list[Any]:
     """Call `work(ranks, *arguments)` in `size` processes; what each returned, in order of rank. `work` is a
     function of an importable module; `meeting` is a path that does not exist yet. `deadline_s` is for each
-    collective."""
+    collective. On `device` cuda every rank has the GPU of its number."""
     context = multiprocessing.get_context("forkserver")
     # Installed packages only: the server of Python 3.11 does not know this process's sys.path.
     context.set_forkserver_preload(["numpy", "safetensors", "torch", "tqdm"])
@@ -43,7 +44,9 @@ def run_ranks(
     for rank in range(size):
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_rank, args=(theirs, rank, size, str(meeting), deadline_s, work, arguments), daemon=True
+            target=_rank,
+            args=(theirs, rank, size, str(meeting), deadline_s, device, work, arguments),
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -71,16 +74,19 @@ def _rank(
     size: int,
     meeting: str,
     deadline_s: float,
+    device: str,
     work: Callable[..., Any],
     arguments: Sequence[Any],
 ) -> None:
     torch.set_num_threads(1)
     try:
+        if device == "cuda":
+            torch.cuda.set_device(rank)
         ranks = TorchRanks(
             rank,
             size,
             f"file://{meeting}",
-            torch.device("cpu"),
+            torch.device(device, rank) if device == "cuda" else torch.device(device),
             join_deadline_s=START_DEADLINE_S,
             deadline_s=deadline_s,
         )

@@ -9,7 +9,7 @@ order that is cancelled posts no more and lets what it posted run out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from baton.core.errors import Failed, PeerLost
 from baton.transfer.agent import Agent, Transfer
@@ -19,8 +19,16 @@ from baton.transfer.orders import Limits, Moved, Order, Outcome, Push, Ready
 
 
 class Flight:
-    def __init__(self, order: Order, agent: Agent, limits: Limits, clock: Callable[[], float]) -> None:
-        """Raises `PeerLost` or `ProtocolMismatch` for an order that can never be carried out."""
+    def __init__(
+        self,
+        order: Order,
+        agent: Agent,
+        limits: Limits,
+        clock: Callable[[], float],
+        permits: Mapping[str, float] | None = None,
+    ) -> None:
+        """Raises `PeerLost` or `ProtocolMismatch` for an order that can never be carried out. `permits`: peer
+        → until when it may be written; None for an order that asks nobody."""
         self.order = order
         self.outcome: Outcome | None = None
         self.reason = ""
@@ -28,6 +36,7 @@ class Flight:
         self._agent = agent
         self._limits = limits
         self._clock = clock
+        self._permits = permits
         self._push = isinstance(order, Push)
         self._ready = order.ready
         self._parts = self._cut()
@@ -70,6 +79,14 @@ class Flight:
         """Ended long ago with bytes still in flight."""
         late = self._clock() > self._ended_at + self._limits.linger_s
         return bool(self._flying) and self.outcome is not None and late
+
+    @property
+    def _permitted(self) -> bool:
+        return self._permits is None or self._clock() < self._permits.get(self.order.peer, float("-inf"))
+
+    def lapsed(self) -> bool:
+        """Bytes are in flight that its peer no longer permits."""
+        return bool(self._flying) and not self._permitted
 
     def advance(self) -> bool:
         """One look: poll what flies, post what may be posted. True when something happened.
@@ -149,7 +166,7 @@ class Flight:
         if self._posted_at is None:
             self._posted_at = self._clock()
         if self._parts:
-            return len(self._flying) < self._limits.window and self._post()
+            return len(self._flying) < self._limits.window and self._permitted and self._post()
         if self._flying:
             return False
         self._agent.notify(self.order.peer, self._note())

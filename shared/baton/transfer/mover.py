@@ -66,6 +66,12 @@ class _Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class _Permit:
+    peer: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class _AddPeer:
     info: PeerInfo
     answer: Future[Verdict]
@@ -83,7 +89,7 @@ class _Close:
     pass
 
 
-_Command = Order | _Cancel | _Expect | _Forget | _AddPeer | _DropPeer | _Close
+_Command = Order | _Cancel | _Expect | _Forget | _Permit | _AddPeer | _DropPeer | _Close
 
 
 class Mover:
@@ -143,6 +149,11 @@ class Mover:
     def forget(self, attempt: str) -> None:
         """Whatever still comes of this attempt is not reported."""
         self._put(_Forget(attempt))
+
+    def permit(self, peer: str, until: float) -> None:
+        """This peer may be written by guarded orders up to this moment of the clock; a later word counts, an
+        earlier moment does not."""
+        self._put(_Permit(peer, until))
 
     def add_peer(self, info: PeerInfo) -> Future[Verdict]:
         """Meet a peer and measure the path to it. Fails with `ProtocolMismatch`, `PeerLost` or
@@ -256,22 +267,24 @@ class Mover:
                 self._listening.expect(attempt, sources, timeout_s)
             case _Forget(attempt):
                 self._listening.forget(attempt)
+            case _Permit(peer, until):
+                self._traffic.permit(peer, until)
             case _AddPeer(info, answer):
                 self._meetings.begin(info, answer)
             case _DropPeer(peer, reason, answer):
-                self._drop(peer, reason)
+                self._drop(peer, reason, asked=True)
                 answer.set_result(None)
             case _Close():
                 self._closing = True
 
-    def _drop(self, incarnation: str, reason: str) -> None:
+    def _drop(self, incarnation: str, reason: str, *, asked: bool = False) -> None:
         """Close one peer's connection; its orders are reported lost, and quiet after a while."""
         known = incarnation in self._agent.peers
         self._meetings.forget(incarnation, reason)
         self._agent.drop_peer(incarnation)
         self._traffic.ground(incarnation, reason)
         if known:
-            self._report(PeerDropped(incarnation, reason))
+            self._report(PeerDropped(incarnation, reason, asked))
 
     def _stop(self, reason: str) -> None:
         """Take no more commands, end everything that is left and say so, close the agent."""

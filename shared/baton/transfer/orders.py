@@ -44,6 +44,10 @@ class Order:
 class Push(Order):
     """Write local pages into the peer's pool; the peer's mover reports `Landed`."""
 
+    guarded: bool = False
+    """Nothing is posted but while the peer permits it (`Mover.permit`); bytes that are in flight when its
+    permission lapses have their peer dropped, so that they can land no more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull(Order):
@@ -140,6 +144,8 @@ class PeerDropped:
 
     peer: str
     reason: str
+    asked: bool = False
+    """By `Mover.drop_peer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,8 @@ Sources = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Every bound of a mover. After an order's deadline nothing of it lands later than `fence_s`."""
+    """Every bound of a mover. After an order's deadline nothing of it lands later than `fence_s`, and of a
+    guarded one not later than `settle_s` after its permission has lapsed."""
 
     orders: int = 4096
     """Orders taken and not ended; more are refused with `QueueFull`."""

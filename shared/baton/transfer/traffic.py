@@ -35,6 +35,8 @@ class Traffic:
         """Flights whose outcome is reported and whose last bytes are not."""
         self._retired: OrderedDict[str, None] = OrderedDict()
         self._aborting: set[str] = set()
+        self._permits: dict[str, float] = {}
+        """Peer → until when guarded orders may write there."""
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -49,7 +51,8 @@ class Traffic:
         try:
             if order.attempt in self._retired:
                 raise Cancelled("its attempt was cancelled before it came")
-            self._flights.append(Flight(order, self._agent, self._limits, self._clock))
+            permits = self._permits if isinstance(order, Push) and order.guarded else None
+            self._flights.append(Flight(order, self._agent, self._limits, self._clock, permits))
         except BatonError as error:
             self.refuse(order, _REFUSALS.get(type(error), Outcome.FAILED), str(error))
 
@@ -80,6 +83,8 @@ class Traffic:
             except PeerLost as error:
                 drop(peer, str(error))
                 moved = True
+            if flight.lapsed():
+                drop(peer, "it no longer permits to be written")
             if flight.overstayed():
                 drop(peer, f"a transfer was still in flight {self._limits.linger_s} s after its order ended")
             self._speak(flight)
@@ -96,8 +101,12 @@ class Traffic:
                 self._speak(flight)
         self._settle_abort(attempt)
 
+    def permit(self, peer: str, until: float) -> None:
+        self._permits[peer] = max(until, self._permits.get(peer, until))
+
     def ground(self, peer: str, reason: str) -> None:
-        """A peer was dropped: its orders are lost."""
+        """A peer was dropped: its orders are lost, and what it permits is to be said anew."""
+        self._permits.pop(peer, None)
         for flight in tuple(self._flights):
             if flight.order.peer == peer:
                 flight.ground(reason)

@@ -5,6 +5,7 @@ A slice of what `loadtest/simulate.py` shows on six traces (loadtest/results/pla
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -53,3 +54,13 @@ def test_a_slow_pod_costs_cost_the_least() -> None:
     """One prefill or decode pod takes three times as long."""
     later = {name: run(name, slow=1).ttft_p99_s for name in ("cost", "least-loaded")}
     assert later["cost"] < later["least-loaded"]
+
+
+def test_a_pod_that_takes_longer_than_it_says_is_found_out() -> None:
+    """One of three prefill pods takes five times as long as its lease says."""
+    lying = replace(SHAPE, lying=5.0)
+    found_out = simulate(trace(), "cost", lying, seed=2)
+    believed = simulate(trace(), "cost", replace(lying, watched=False), seed=2)
+    assert found_out.ttft_p99_s < 0.75 * believed.ttft_p99_s
+    honest = simulate(trace(), "cost", replace(SHAPE, watched=False), seed=2)
+    assert run("cost").ttft_p99_s == honest.ttft_p99_s  # nobody is taken for slow who is not

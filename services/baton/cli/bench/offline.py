@@ -31,7 +31,7 @@ ENGINE = {
     "device": str, "dtype": str, "load_format": str, "tensor_parallel": int, "page_size": int, "pages": int,
     "max_model_len": int, "cache": str, "memory_fraction": float, "attention": str, "max_running": int,
     "prefill_budget": int, "graph_max_batch": int, "threads": int, "products": str, "quantization": str,
-    "profile": str, "profile_from": int,
+    "kv_cache_dtype": str, "profile": str, "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""
 ASKED = ("model", "num_prompts", "input_len", "output_len", "seed", "temperature", "repeat")
@@ -138,8 +138,9 @@ def _engine_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _facts(llm: LLM) -> str:
     f = llm.facts
+    kv = f", KV {f.kv_dtype}" if f.kv_dtype else ""
     return (
-        f"{f.device} {f.dtype}, attention {f.attention}, {f.pages:,} pages of {f.page_size} tokens, "
+        f"{f.device} {f.dtype}{kv}, attention {f.attention}, {f.pages:,} pages of {f.page_size} tokens, "
         f"max_model_len {f.max_model_len}, TP {f.tensor_parallel}, ready in {f.seconds:.1f} s"
     )
 

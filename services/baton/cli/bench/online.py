@@ -121,7 +121,7 @@ async def _ask(
         seen.error = "the stream ended without a token"
 
 
-IDS = re.compile(rb"^id: \d+\.\d+:([\d,]*)", re.MULTILINE)
+IDS = re.compile(rb"^id: (?:\S*/)?\d+\.\d+(?:\+\d+)?:([\d,]*)", re.MULTILINE)
 """Where a Baton server names an event's tokens; other servers send one token an event."""
 
 

@@ -31,14 +31,14 @@ def main(arguments: Sequence[str]) -> int:
     args = made.parse_args(arguments)
     paint = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     wrong = 0
-    for finding in _findings(args.url, pods(args.pods), not args.no_transfer):
+    for finding in _findings(args.url, pods(args.pods), not args.no_transfer, args.api_key):
         print(_line(finding, paint), flush=True)
         wrong += finding.grade is Grade.WRONG
     print(f"\n{wrong} {'thing is' if wrong == 1 else 'things are'} wrong" if wrong else "\nnothing is wrong")
     return 1 if wrong else 0
 
 
-def _findings(url: str, named: Sequence[str], transfer: bool) -> Iterator[Finding]:
+def _findings(url: str, named: Sequence[str], transfer: bool, key: str) -> Iterator[Finding]:
     """One by one, as they are found: some take seconds."""
     from baton.cli.doctor.machine import examine
 
@@ -49,9 +49,9 @@ def _findings(url: str, named: Sequence[str], transfer: bool) -> Iterator[Findin
         yield from try_transfers()
     if url or named:
         from baton.cli.doctor.cluster import examine_pods
-        from baton.cli.fleet.read import look
+        from baton.cli.fleet.read import held_key, look
 
-        yield from examine_pods(look(url, named))
+        yield from examine_pods(look(url, named, key or held_key()))
 
 
 def _line(finding: Finding, paint: bool) -> str:

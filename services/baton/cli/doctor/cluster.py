@@ -75,7 +75,8 @@ def _agreement(pods: Sequence[Sight]) -> Iterator[Finding]:
         for role, partner in lonely.items():
             if role in found and partner not in found:
                 seen = f"{role} pods of layout {layout[:12]} have no {partner} pod of the same layout"
-                yield wrong("layouts", seen, "start both with one model, dtype and page size, of one release")
+                same = "one model, dtype, kv_cache_dtype and page size, of one release"
+                yield wrong("layouts", seen, f"start both with {same}")
     releases = {labels["version"] for pod in pods for labels, _ in pod.figures.each("baton_build_info")}
     if len(releases) > 1:
         yield note(

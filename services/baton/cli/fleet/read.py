@@ -6,6 +6,7 @@ A router knows its pods' leases (`/debug/fleet`), so nothing else need be reacha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import httpx
 import msgspec
 
 from baton.cli.fleet.figures import Figures, together
-from baton.core.errors import PeerLost
+from baton.core.errors import Forbidden, PeerLost, Unauthenticated
 from baton.state.lease import WorkerLease
 
 PATIENCE_S = 3.0
@@ -77,8 +78,14 @@ class Picture:
         return told if self.pods else [*told, "no pod is known"]
 
 
-def look(url: str, pods: Sequence[str]) -> Picture:
-    """`pods`, if any are named; else what the router at `url` knows. A single pod at `url` counts as well."""
+def held_key() -> str:
+    """The key that the environment names; empty where it names none."""
+    return os.environ.get("BATON_API_KEY") or os.environ.get("OPENAI_API_KEY") or ""
+
+
+def look(url: str, pods: Sequence[str], key: str = "") -> Picture:
+    """`pods`, if any are named; else what the router at `url` knows. A single pod at `url` counts as well.
+    `key` is shown to the router alone, and only for what needs one."""
     with httpx.Client(timeout=PATIENCE_S) as http, ThreadPoolExecutor(AT_ONCE) as several:
         if pods:
             seen = tuple(several.map(lambda address: sight(http, _address(address)), pods))
@@ -88,7 +95,8 @@ def look(url: str, pods: Sequence[str]) -> Picture:
             raise PeerLost(
                 f"nothing answers on {front.address} ({front.detail}); is it running? `baton up` starts one"
             )
-        fleet = _get(http, f"{front.address}/debug/fleet")
+        fleet = _get(http, f"{front.address}/debug/fleet", key)
+        _check_let_in(fleet)
         if fleet is None or fleet.status_code != 200:  # a pod, not a router
             return Picture(at=time.monotonic(), router=None, pods=(front,))
         leases = _workers(fleet)
@@ -127,9 +135,17 @@ def _address(text: str) -> str:
     return text if "://" in text else f"http://{text}"
 
 
-def _get(http: httpx.Client, url: str) -> httpx.Response | None:
+def _check_let_in(answer: httpx.Response | None) -> None:
+    if answer is None or answer.status_code not in (401, 403):
+        return
+    kind = Unauthenticated if answer.status_code == 401 else Forbidden
+    said = _json(answer).get("error", {}).get("message", "")
+    raise kind(f"the router tells operators alone ({said}): give one's key with --api-key or BATON_API_KEY")
+
+
+def _get(http: httpx.Client, url: str, key: str = "") -> httpx.Response | None:
     try:
-        return http.get(url)
+        return http.get(url, headers={"authorization": f"Bearer {key}"} if key else {})
     except httpx.HTTPError:
         return None
 

@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default cpu")
     add("--tp", type=int, default=1, help="ranks (GPUs) of each pod; default 1")
+    add(
+        "--kv-cache-dtype", choices=["auto", "fp8", "fp8_e4m3"], default="auto",
+        help="fp8 keeps keys and values in eight bits; default: as the model's",
+    )  # fmt: skip
     add("--pages", type=int, default=0, help="pages in each pod's pool; default: by the memory that is free")
     add(
         "--local-below", type=int, default=8,

@@ -22,6 +22,7 @@ class Choice:
     unified: bool = False
     device: str = "cpu"
     tp: int = 1
+    kv_cache_dtype: str = "auto"
     pages: int = 0
     local_below: int = 8
     policy: str = "cost"
@@ -111,6 +112,8 @@ def _pod(name: str, port: int, choice: Choice, redis_url: str) -> tuple[str, ...
     ]  # fmt: skip
     if choice.load_format != "auto":
         words += ["--engine.load_format", choice.load_format]
+    if choice.kv_cache_dtype != "auto":
+        words += ["--engine.kv_cache_dtype", choice.kv_cache_dtype]
     if choice.pages:
         words += ["--engine.pages", str(choice.pages)]
     return tuple(words)

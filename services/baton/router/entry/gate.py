@@ -56,6 +56,10 @@ class Gate:
                 if not self._inside:
                     self._empty.set()
 
+    def check_operator(self, scope: Scope) -> None:
+        """Raise unless whoever asks may see what the router does for everybody."""
+        self._keys.check_operator(scope)
+
     def end_all(self) -> None:
         """End whatever is still inside; each client is told."""
         for task in tuple(self._inside):

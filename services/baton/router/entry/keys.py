@@ -1,8 +1,9 @@
 """API keys, read from a mounted file and read again when it changes.
 
-    # name:key[:rate[:concurrency[:priority]]]     requests a second, requests at a time; 0 is without limit
+    # name:key[:rate[:concurrency[:priority[:operator]]]]  requests a second, and at a time; 0 is no limit
     alice:sk-4bb1…:10:64
-    batch:sk-77aa…:::100                           a higher number waits longer
+    batch:sk-77aa…:::100                                   a higher number waits longer
+    ops:sk-90c2…::::operator                               may see what the router does for everybody
 
 Only digests are kept. A file that cannot be read while running leaves the keys as they were, and says so.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from starlette.types import Scope
 
 from baton.core.clock import Clock
-from baton.core.errors import InvalidSetting, Unauthenticated
+from baton.core.errors import Forbidden, InvalidSetting, Unauthenticated
 from baton.http.body import header
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 SHORTEST = 8
 PRIORITIES = 1000
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Key:
     """Requests at a time; 0 without limit."""
     priority: int = 0
     """Lower is served sooner."""
+    operator: bool = False
+    """May see other keys' requests: placements, loads, the page's feed."""
 
 
 ANYBODY = Key("")
@@ -71,13 +75,18 @@ def read_keys(text: str) -> Mapping[bytes, Key]:
 
 def _read(line: str) -> Key:
     parts = [part.strip() for part in line.split(":")]
-    if not 2 <= len(parts) <= 5:
-        raise ValueError("must be name:key[:rate[:concurrency[:priority]]]")
-    name, secret, rate, concurrency, priority = parts + [""] * (5 - len(parts))
+    if not 2 <= len(parts) <= 6:
+        raise ValueError("must be name:key[:rate[:concurrency[:priority[:operator]]]]")
+    name, secret, rate, concurrency, priority, mark = parts + [""] * (6 - len(parts))
     if not name or not name.isprintable() or len(secret) < SHORTEST:
         raise ValueError(f"needs a name, and a key of {SHORTEST} characters or more")
+    if mark not in ("", OPERATOR):
+        raise ValueError(f"the sixth part must be empty or {OPERATOR!r}")
     try:
-        key = Key(name, digest_of(secret), float(rate or 0), int(concurrency or 0), int(priority or 0))
+        key = Key(
+            name, digest_of(secret), float(rate or 0), int(concurrency or 0), int(priority or 0),
+            operator=mark == OPERATOR,
+        )  # fmt: skip
     except ValueError:
         raise ValueError("rate, concurrency and priority must be numbers") from None
     if not (0 <= key.rate < 1e9) or key.concurrency < 0 or abs(key.priority) > PRIORITIES:
@@ -122,6 +131,11 @@ class KeyRing:
         if key is None or not hmac.compare_digest(key.digest, digest):
             raise Unauthenticated("the API key is not known here")
         return key
+
+    def check_operator(self, scope: Scope) -> None:
+        """Raise unless an operator asks; where nobody is asked for a key, everybody is one."""
+        if self._path is not None and not self.who(scope).operator:
+            raise Forbidden("this needs an operator's key")
 
     async def follow(self) -> None:
         """Read the file again whenever it has changed, for as long as the router runs."""

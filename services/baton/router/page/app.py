@@ -1,12 +1,17 @@
-"""The page's paths: /ui/ and its files, /ui/feed. No site may frame it; it loads nothing from any."""
+"""The page's paths: /ui/ and its files, /ui/feed. No site may frame it; it loads nothing from any.
+
+The files tell nothing and are anybody's; the feed is an operator's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Scope
 
 from baton.core.errors import QueueFull, UnknownPath
 from baton.router.page.feed import Feed
@@ -31,8 +36,10 @@ EVENTS = {
 
 
 class Page:
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, check: Callable[[Scope], None]) -> None:
+        """`check` raises unless whoever asks may see what goes on."""
         self._feed = feed
+        self._check = check
         folder = resources.files(__package__).joinpath("static")
         self._files = {name: folder.joinpath(name).read_bytes() for name in KINDS}
 
@@ -58,6 +65,7 @@ class Page:
         return Response(self._files[name], headers={**GUARD, "content-type": KINDS[name]})
 
     async def _watch(self, request: Request) -> Response:
+        self._check(request.scope)
         if self._feed.full:
             raise QueueFull("as many pages are open as this router serves")
         return StreamingResponse(self._feed.watch(), headers=EVENTS)

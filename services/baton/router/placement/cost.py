@@ -32,7 +32,7 @@ from baton.router.placement.estimate import (
     turn,
 )
 from baton.router.placement.settings import PlacementSettings
-from baton.router.placement.view import Group, Query, Seat, View
+from baton.router.placement.view import SOUND, Group, Query, Seat, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,7 @@ class CostPolicy:
             computes=chosen.computer.seat.id,
             computed_tokens=query.prompt_tokens - chosen.computer.cached,
             predicted_ttft_s=told[0].ttft_s,
+            slowness=view.health.get(chosen.computer.seat.id, SOUND).slowness,
             cached_decode=chosen.owner.cached,
             cached_prefill=0 if chosen.local else query.cached_tokens(chosen.computer.seat.id),
             lender=chosen.computer.lender,

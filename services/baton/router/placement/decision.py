@@ -75,6 +75,8 @@ class Decision:
     computed_tokens: int
     """Prompt tokens that it has to compute: what is held on it, in flight, until the first token."""
     predicted_ttft_s: float
+    slowness: float = 1.0
+    """How many times longer than it claims whoever computes was taken to need."""
     cached_decode: int = 0
     """Prompt tokens cached at the decode worker, as far as the index knows."""
     cached_prefill: int = 0

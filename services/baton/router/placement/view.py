@@ -31,7 +31,7 @@ class Health(NamedTuple):
     penalty_s: float = 0.0
     """Added to its costs: it failed lately."""
     slowness: float = 1.0
-    """How many times longer its prefills take than estimated."""
+    """How many times longer it takes than it claims, where its peers do not."""
 
 
 SOUND = Health()

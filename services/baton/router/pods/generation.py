@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from baton.openai import ServedModel
 from baton.state import WorkerLease
+from baton.state.lease import layout_of
 
 
 class Kind(NamedTuple):
@@ -19,6 +20,11 @@ class Kind(NamedTuple):
 
     fingerprint: str
     page_size: int
+
+    @property
+    def layout(self) -> str:
+        """As leases have it."""
+        return layout_of(self.fingerprint, self.page_size)
 
 
 @dataclass(frozen=True, slots=True)

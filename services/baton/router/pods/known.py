@@ -15,6 +15,7 @@ from baton.core.clock import Clock
 from baton.core.errors import BatonError, PeerLost
 from baton.router.placement import Decision, PlacementSettings, Query, Refusal, Roster, View, policy
 from baton.router.pods.generation import Catalog, Generation, Kind, kind_of
+from baton.router.pods.pace import Paces
 from baton.router.pods.shunning import Shunning
 from baton.router.wire import Origin, Pool, fetch, origin_of
 from baton.state import Fleet, LoadBoard, PrefixIndex, What, WorkerLease, changes
@@ -50,6 +51,7 @@ class Pods:
         self.index = index
         self.catalog = catalog
         self.shunning = Shunning(clock, self._ready)
+        self.paces = Paces()
         self.placed = 0
         self._discovery = discovery
         self._pool = pool
@@ -94,14 +96,9 @@ class Pods:
     def place(self, kind: Kind, query: Query, *, patient: bool = False) -> Decision | Refusal:
         """Where a request goes now. Whoever is shunned is asked only when there is nobody else, and not by a
         request that can wait until a probe finds them well."""
-        view = View(
-            self.roster(kind),
-            self._clock.now(),
-            self.loads.mine,
-            self.loads.others,
-            self.shunning.health,
-            self.loads.name,
-        )
+        now = self._clock.now()
+        health = self.paces.health(now, self.shunning.health)
+        view = View(self.roster(kind), now, self.loads.mine, self.loads.others, health, self.loads.name)
         self.placed += 1
         shunned = self.shunning.shunned
         if shunned:
@@ -137,6 +134,7 @@ class Pods:
             for change in changes(last, fleet):
                 if change.what is What.RESTARTED:
                     self.shunning.restarted(change.lease.id)
+                    self.paces.forget(change.lease.id)
                 if change.what in (What.LEFT, What.EXPIRED):
                     task = asyncio.create_task(self._suspect(change.lease))
                     suspects.add(task)
@@ -146,6 +144,7 @@ class Pods:
     async def _suspect(self, lease: WorkerLease) -> None:
         """It is gone from the fleet. Streams that it still serves go on, unless it is dead."""
         self.shunning.restarted(lease.id)
+        self.paces.forget(lease.id)
         origin = origin_of(lease.http)
         self._pool.forget(origin)
         if not await self._answers(origin, "/livez") and lease.id not in self.fleet.workers:

@@ -24,6 +24,7 @@ from baton.openai import EventRelay, read_error
 from baton.protocol.placed import CONTENT_TYPE, PATH, REFUSED_HEADER
 from baton.router.relay.stream import BETWEEN, ERROR, Stream
 from baton.router.wire import Connection, Head, Origin, Pool
+from baton.trace import HEADER
 
 REFUSED = REFUSED_HEADER.encode()
 LONGEST_ANSWER = 1 << 28
@@ -124,10 +125,11 @@ def judged(error: BatonError) -> BatonError:
     return lost
 
 
-def head_of(origin: Origin, id: str, deadline_s: float, length: int) -> bytes:
-    """The head of a placed request."""
+def head_of(origin: Origin, id: str, deadline_s: float, length: int, trace: str = "") -> bytes:
+    """The head of a placed request; `trace` is its `traceparent`, if it has one."""
+    traced = f"{HEADER}: {trace}\r\n" if trace else ""
     return (
         f"POST {PATH} HTTP/1.1\r\nhost: {origin}\r\ncontent-type: {CONTENT_TYPE}\r\n"
-        f"content-length: {length}\r\nx-request-id: {id}\r\n"
+        f"content-length: {length}\r\nx-request-id: {id}\r\n{traced}"
         f"x-baton-deadline-ms: {max(1, int(deadline_s * 1000))}\r\n\r\n"
     ).encode()

@@ -1,7 +1,8 @@
 """One request on its way: placed, sent, and placed again when its pod fails, until its client has the answer.
 
 The state that outlives a pod is here: what the client has (`EventRelay`), who failed, how long is left.
-Requests are seeded, so whoever runs one again draws the same tokens.
+Requests are seeded, so whoever runs one again draws the same tokens. So may one that a client had begun and
+comes back for: pods compute it from its beginning, and tell what the client has not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, R
 from baton.core.types import Request
 from baton.http import Exchange
 from baton.http.body import header
-from baton.openai import Asked, EventRelay
+from baton.openai import Asked, EventRelay, Had
 from baton.protocol.placed import Placed, encode
 from baton.router.meters import Meters
 from baton.router.placement import Decision, Query, Reason, Refusal, lender
@@ -29,6 +30,7 @@ from baton.router.relay.trail import Placement, Trail
 from baton.router.relay.usage import Counted, usage_of
 from baton.router.settings import RetrySettings
 from baton.router.wire import Pool
+from baton.trace import Span
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 1.0
@@ -50,23 +52,32 @@ class Errands:
     settings: RetrySettings
     clock: Clock
 
-    def start(self, exchange: Exchange[Any], asked: Asked, generation: Generation) -> Errand:
+    def start(
+        self, exchange: Exchange[Any], asked: Asked, generation: Generation, had: Had | None = None
+    ) -> Errand:
+        """`had`: what a client that comes back has of the answer."""
         self.budget.request()
-        return Errand(self, exchange, asked, generation)
+        return Errand(self, exchange, asked, generation, had)
 
 
 class Errand:
     """`await errand.run()` once."""
 
     def __init__(
-        self, shared: Errands, exchange: Exchange[Any], asked: Asked, generation: Generation
+        self,
+        shared: Errands,
+        exchange: Exchange[Any],
+        asked: Asked,
+        generation: Generation,
+        had: Had | None,
     ) -> None:
         self._shared = shared
         self._exchange = exchange
         self._asked = asked
         self._generation = generation
         self._requests = _requests(asked, generation)
-        self._relay = EventRelay()
+        self._had = had
+        self._relay = EventRelay(had.tokens if had else 0)
         self._failures = 0
         self._attempts = 0
         self._excluded: frozenset[str] = frozenset()
@@ -100,7 +111,8 @@ class Errand:
 
     def _place(self) -> Decision | Refusal:
         found = self._place_within()
-        if isinstance(found, Refusal) and not self._relay.relayed and (self._failures or self._last is None):
+        free = self._had is None and not self._relay.relayed
+        if isinstance(found, Refusal) and free and (self._failures or self._last is None):
             # Nothing was delivered, so another model's pods may have it: an update may have gone on.
             other = self._shared.pods.other(self._generation.kind)
             if other is not None:
@@ -161,17 +173,18 @@ class Errand:
         placement = Placement(exchange.id, self._attempts, shared.clock.now(), self.counted.prompt, decision)
         body = encode(self._placed(decision))
         left_s = exchange.deadline - shared.clock.now()
-        message = head_of(origin, exchange.id, left_s, len(body)) + body
+        span = self._begin(decision)
+        message = head_of(origin, exchange.id, left_s, len(body), span.header) + body
         self._attempts += 1
         if self._explained:
             explain(exchange.reply, decision, self._attempts)
         shared.trail.add(placement)
-        with Leg(
-            shared, placement, exchange.began, first=self.ttft_s is None, stream=self._asked.shape.stream
-        ) as leg:
+        shared.pods.paces.placed(decision, placement.at)
+        first, stream = self.ttft_s is None, self._asked.shape.stream
+        with Leg(shared, placement, exchange.began, span, first=first, told=self._told_at_once) as leg:
             attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)
             try:
-                if self._asked.shape.stream:
+                if stream:
                     await attempt.stream(message, self._relay)
                 else:
                     answer = await attempt.whole(message)
@@ -183,10 +196,31 @@ class Errand:
             leg.completed()
         shared.pods.shunning.succeeded(decision.decode)
 
+    @property
+    def _told_at_once(self) -> bool:
+        """Whether the first bytes come when the prompt has been computed."""
+        return self._asked.shape.stream and self._had is None
+
+    def _begin(self, decision: Decision) -> Span:
+        """The span of one attempt. The request's own tells where it was placed last."""
+        span = self._exchange.span
+        if not span.recorded:
+            return span
+        facts = {
+            "decode": decision.decode,
+            "prefill": "" if decision.local else decision.computes,
+            "predicted_ttft": round(decision.predicted_ttft_s, 4),
+            "cached_expected": decision.cached_decode,
+        }
+        span.tell(**facts)
+        return span.begin("attempt", number=self._attempts, **facts)
+
     def _placed(self, decision: Decision) -> Placed:
         delivered = self._relay.resume() if self._attempts else {}
-        requests = self._requests
-        if self._attempts:
+        had, requests = self._had, self._requests
+        if had is not None and delivered:
+            had, delivered = had.and_then(delivered[0].token_ids, delivered[0].ended), {}
+        if self._attempts or had is not None:
             requests = tuple(
                 replace(
                     request,
@@ -197,11 +231,13 @@ class Errand:
             )
         return Placed(
             id=self._exchange.id,
-            shape=self._asked.shape,
+            shape=self._asked.shape_of(self._generation.kind.fingerprint),
             requests=requests,
+            layout=self._generation.kind.layout,
             texts=tuple([prompt.text for prompt in self._asked.prompts]),
             ended=tuple([place for place, one in delivered.items() if one.ended]),
             resumes=bool(self._relay.relayed),
+            had=had,
             prefill=decision.prefill,
             lender=self._lender,
             timeline=self._timed,
@@ -215,6 +251,7 @@ class Errand:
         self._excluded |= {decision.decode}
         self._shared.meters.refusals.labels(error.code).inc()
         self._shared.pods.shunning.refused(decision.decode)
+        self._exchange.span.mark("refused", decode=decision.decode, cause=error.code)
 
     def _lost(self, decision: Decision, error: PeerLost) -> None:
         """The pod failed it. Raises what the client is told, when that was the last try."""
@@ -228,7 +265,11 @@ class Errand:
         if self._failures >= shared.settings.tries or not shared.budget.take(self._failures):
             shared.meters.given_up.inc()
             raise error
-        (shared.meters.resumes if self._relay.relayed else shared.meters.retries).inc()
+        resumes = bool(self._relay.relayed)
+        (shared.meters.resumes if resumes else shared.meters.retries).inc()
+        self._exchange.span.mark(
+            "resumed" if resumes else "retried", decode=decision.decode, cause=str(error)
+        )
 
     def notes(self) -> dict[str, object]:
         """For the log."""
@@ -241,6 +282,7 @@ class Errand:
         """Tokens, at the end."""
         if self._asked.shape.stream:
             self.counted.generated = self._relay.tokens
+            self.counted.cached = self._relay.cached
         return self.counted
 
 

@@ -12,27 +12,30 @@ from typing import TYPE_CHECKING, Self
 from baton.core.errors import Cancelled, PeerLost, Refused
 from baton.router.relay.trail import Placement
 from baton.state import Hold
+from baton.trace import Span
 
 if TYPE_CHECKING:
     from baton.router.relay.errand import Errands
 
 COMPUTED_AFTER = 1.5
-"""An answer that comes whole does not say when its prompt was computed: after so many times what was
-predicted, it is held to be."""
+"""An answer that comes whole, or without its beginning, does not say when its prompt was computed: after so
+many times what was predicted, it is held to be."""
 AT_LEAST_S = 0.02
 
 
 class Leg:
     __slots__ = (
-        "_began", "_computes", "_first", "_last", "_owner", "_shared", "_stream", "_timer", "placement",
-        "ttft_s",
+        "_began", "_computes", "_first", "_last", "_owner", "_shared", "_span", "_timer", "_told",
+        "placement", "ttft_s",
     )  # fmt: skip
 
     def __init__(
-        self, shared: Errands, placement: Placement, began: float, *, first: bool, stream: bool
+        self, shared: Errands, placement: Placement, began: float, span: Span, *, first: bool, told: bool
     ) -> None:
-        """`first`: nothing of the answer has come yet, from any pod."""
-        self._stream = stream
+        """`first`: nothing of the answer has come yet, from any pod. `told`: its first bytes come when the
+        prompt has been computed. `span` ends with the attempt."""
+        self._span = span
+        self._told = told
         self._shared = shared
         self.placement = placement
         self._began = began
@@ -49,7 +52,7 @@ class Leg:
 
     def __enter__(self) -> Self:
         self._shared.meters.placed(self.placement.decision)
-        if not self._stream:
+        if not self._told:
             after_s = AT_LEAST_S + COMPUTED_AFTER * self.placement.decision.predicted_ttft_s
             self._timer = asyncio.get_running_loop().call_later(after_s, self._computed)
         return self
@@ -63,6 +66,8 @@ class Leg:
         placement.ended_s = self._shared.clock.now() - placement.at
         if error is not None:
             placement.outcome = _outcome(error)
+        self._span.tell(outcome=placement.outcome, ttft=placement.ttft_s)
+        self._span.end("" if error is None else str(error) or type(error).__name__)
 
     def completed(self) -> None:
         self.placement.outcome = "completed"
@@ -79,8 +84,12 @@ class Leg:
     def _begin(self, now: float) -> None:
         placement, meters = self.placement, self._shared.meters
         placement.ttft_s = now - placement.at
-        meters.prediction(placement.decision, placement.ttft_s)
         self._computed()
+        if not self._told:
+            return
+        meters.prediction(placement.decision, placement.ttft_s)
+        if self._first and not placement.attempt:  # what an earlier attempt has left behind is not foretold
+            self._shared.pods.paces.measured(placement.decision, placement.ttft_s, now)
         if self._first:
             self.ttft_s = now - self._began
             meters.ttft.observe(self.ttft_s)

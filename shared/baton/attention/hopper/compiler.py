@@ -54,10 +54,11 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
+def _flags(head_dim: int, group: int, tuning: Tuning, eight_bits: bool) -> list[str]:
     macros = {
         "HEAD_DIM": head_dim,
         "GROUP": group,
+        "EIGHT_BITS": int(eight_bits),
         "WARPS": tuning.warps,
         "STAGES": tuning.stages,
         "OVERHEAD": tuning.overhead,
@@ -68,18 +69,20 @@ def _flags(head_dim: int, group: int, tuning: Tuning) -> list[str]:
     return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 
 
-def cubin_path(cache: Path, head_dim: int, group: int, tuning: Tuning) -> Path:
-    """Where this shape's binary is, or would be."""
-    digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning)).encode())
+def cubin_path(cache: Path, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False) -> Path:
+    """Where this shape's binary is, or would be; `eight_bits` is of the pool."""
+    digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning, eight_bits)).encode())
     for source in [*sorted(SOURCES.glob("*.h")), SOURCES / "decode.cu"]:
         digest.update(source.read_bytes())
     return cache / f"decode-{head_dim}-{group}-{digest.hexdigest()[:16]}.cubin"
 
 
-def build(cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning) -> bytes:
+def build(
+    cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False
+) -> bytes:
     """The cubin, from the cache or compiled into it."""
-    path = cubin_path(cache, head_dim, group, tuning)
-    return compiled(path, nvcc, SOURCES / "decode.cu", _flags(head_dim, group, tuning))
+    path = cubin_path(cache, head_dim, group, tuning, eight_bits)
+    return compiled(path, nvcc, SOURCES / "decode.cu", _flags(head_dim, group, tuning, eight_bits))
 
 
 def compiled(

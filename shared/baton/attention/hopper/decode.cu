@@ -7,7 +7,7 @@
 // parts (parts.h), and puts them together in a fixed order, so equal inputs give equal bits. It waits for
 // parts still to come: that ends, because every block is resident and none waits before leaving its own part.
 //
-// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DWARPS -DSTAGES -DOVERHEAD -DLEAST
+// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DEIGHT_BITS -DWARPS -DSTAGES -DOVERHEAD -DLEAST
 // -DTOGETHER -DOVERHEAD_TOGETHER.
 #include "parts.h"
 #include "shares.h"
@@ -123,22 +123,6 @@ struct Feed {
         ++at;
     }
 };
-
-// Not __ldg: the compiler may move that ahead of the wait for the kernel that writes q.
-__device__ __forceinline__ void load_queries(Queries& q, const Step& step, const Segment& segment, int lane) {
-    const int row = lane >> 2, pair = lane & 3;
-#pragma unroll
-    for (int n = 0; n < COLUMNS; ++n) {
-        const int query = n * 8 + row;
-        const uint16_t* from = step.q + static_cast<int64_t>(segment.seq) * step.q_stride +
-                               (segment.head * GROUP + query) * HEAD_DIM + pair * 2;
-#pragma unroll
-        for (int i = 0; i < CHUNKS; ++i)
-#pragma unroll
-            for (int k = 0; k < 2; ++k)
-                q[n][i][k] = query < GROUP ? __ldcg(reinterpret_cast<const uint32_t*>(from + i * 16 + k * 8)) : 0;
-    }
-}
 
 // Prefix sums of the sequences' costs, their lengths and rows, into shared memory. All threads.
 __device__ __forceinline__ void read_batch(const Step& step, const Batch& batch, int overhead, int* warp_sums) {

@@ -2,18 +2,20 @@
 
 The engine's attention hands it the steps (or the part of a step) in which every span is one new token.
 It owns its scratch memory, so two launches of one object must be ordered on one stream. It reads
-`lengths`, `rows` and `table` on the device alone and must never look at `spans.host`.
+`lengths`, `rows` and `table` on the device alone and must never look at `spans.host`. Queries and outputs are
+bf16; the pool is too, or has eight bits, which the kernel widens behind the copy engine: half the bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from baton.attention.base import Spans
+from baton.attention.base import UNSCALED, Scales, Spans
 from baton.attention.hopper.compiler import Tuning, build, cache_directory, cubin_path, find_nvcc
 from baton.attention.hopper.driver import Kernel, TensorMap, describe
 from baton.core.errors import Misconfigured
@@ -44,6 +46,7 @@ class _Step(ctypes.Structure):
         ("page_tiles", ctypes.c_int),
         ("window", ctypes.c_int),
         ("scale", ctypes.c_float),
+        ("value_scale", ctypes.c_float),
     ]
 
 
@@ -60,15 +63,20 @@ class HopperDecode:
         window: int | None = None,
         tuning: Tuning | None = None,
         overlap: bool = True,
+        dtype: torch.dtype = torch.bfloat16,
+        scales: Sequence[Scales] = (),
     ) -> None:
         """`pool` [page, kv_head, layer, k_or_v, slot, head_dim] keeps its address. `overlap`: a launch
-        may begin while the kernel before it ends; it waits before it touches q, the pool or its scratch."""
-        reason = self.supported(pool, heads, kv_heads, max_batch, tuning)
+        may begin while the kernel before it ends; it waits before it touches q, the pool or its scratch.
+        `dtype` is the queries'; `scales` has one entry for each layer."""
+        reason = self.supported(pool, heads, kv_heads, max_batch, tuning, dtype)
         if reason is not None:
             raise Misconfigured(f"the Hopper decode kernel does not serve this: {reason}")
-        tuning = tuning or default_tuning(pool.shape[-1])
+        tuning = tuning or default_tuning(pool.shape[-1], pool.itemsize)
         self._pool, self._heads, self._kv_heads, self._max_batch = pool, heads, kv_heads, max_batch
         self._head_dim, self._layers = pool.shape[-1], pool.shape[2]
+        self._scales = tuple(scales) or (UNSCALED,) * self._layers
+        self._scale = scale * math.log2(math.e)
         group = heads // kv_heads
         grid = torch.cuda.get_device_properties(pool.device).multi_processor_count
         warps = grid * tuning.warps
@@ -78,8 +86,8 @@ class HopperDecode:
             (warps, group, self._head_dim + 2), -1, dtype=torch.int32, device=pool.device
         )
         self._map = _describe_pool(pool)
-        cubin = build(cache_directory(), find_nvcc(), self._head_dim, group, tuning)
-        shared = _shared_bytes(self._head_dim, group, max_batch, tuning)
+        cubin = build(cache_directory(), find_nvcc(), self._head_dim, group, tuning, pool.itemsize == 1)
+        shared = _shared_bytes(self._head_dim, pool.itemsize, group, max_batch, tuning)
         with torch.cuda.device(pool.device):
             self._kernel = Kernel(cubin, "decode", grid, tuning.warps * 32, shared, overlap)
         self._step = _Step(
@@ -89,22 +97,25 @@ class HopperDecode:
             layers=self._layers,
             page_tiles=pool.shape[4] // _TILE,
             window=window or 0,
-            scale=scale * math.log2(math.e),
         )
 
     @staticmethod
     def supported(
-        pool: Tensor, heads: int, kv_heads: int, max_batch: int = 1, tuning: Tuning | None = None
-    ) -> str | None:
+        pool: Tensor, heads: int, kv_heads: int, max_batch: int = 1, tuning: Tuning | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> str | None:  # fmt: skip
         """Why this shape or machine cannot be served, or None. Cheap; compiles nothing."""
+        if dtype != torch.bfloat16:
+            return f"queries are {dtype}, not bfloat16"
         if (reason := _unfit_shape(pool, heads, kv_heads, max_batch, tuning)) is not None:
             return reason
         if not pool.is_cuda:
             return "the pool is not in GPU memory"
         if torch.cuda.get_device_capability(pool.device) != (9, 0):
             return "the GPU is not compute capability 9.0"
-        chosen = tuning or default_tuning(pool.shape[-1])
-        built = cubin_path(cache_directory(), pool.shape[-1], heads // kv_heads, chosen)
+        chosen = tuning or default_tuning(pool.shape[-1], pool.itemsize)
+        eight_bits = pool.itemsize == 1
+        built = cubin_path(cache_directory(), pool.shape[-1], heads // kv_heads, chosen, eight_bits)
         if find_nvcc() is None and not built.exists():
             return "nvcc was not found and no built kernel is in the cache"
         return None
@@ -138,6 +149,7 @@ class HopperDecode:
         step = self._step
         step.q, step.out = q.data_ptr(), out.data_ptr()
         step.table, step.rows, step.lengths = table.data_ptr(), rows.data_ptr(), lengths.data_ptr()
+        step.scale, step.value_scale = self._scale * self._scales[layer].k, self._scales[layer].v
         step.q_stride, step.batch, step.layer, step.table_stride = q.stride(0), batch, layer, table.stride(0)
         with torch.cuda.device(q.device):
             self._kernel.launch(torch.cuda.current_stream().cuda_stream, self._map, step)
@@ -157,14 +169,15 @@ class HopperDecode:
         assert rows.is_contiguous() and lengths.is_contiguous()
 
 
-def default_tuning(head_dim: int) -> Tuning:
-    return Tuning() if head_dim == 128 else Tuning(stages=4)
+def default_tuning(head_dim: int, itemsize: int = 2) -> Tuning:
+    """As many bytes on their way whatever a tile takes: 16 KiB a warp."""
+    return Tuning(stages=512 // (head_dim * itemsize))
 
 
-def _shared_bytes(head_dim: int, group: int, max_batch: int, tuning: Tuning) -> int:
+def _shared_bytes(head_dim: int, itemsize: int, group: int, max_batch: int, tuning: Tuning) -> int:
     """Ring, its alignment to 1024, one part a warp, barriers, and the batch's prefix sums, lengths, rows."""
     part = 4 * (group * head_dim + -(-2 * group // 4) * 4)
-    stage = 4 * _TILE * head_dim + 8
+    stage = 2 * _TILE * head_dim * itemsize + 8
     return 1024 + tuning.warps * (tuning.stages * stage + part) + 4 * (3 * max_batch + 1)
 
 
@@ -174,8 +187,8 @@ def _unfit_shape(
     if pool.dim() != 6 or pool.shape[1] != kv_heads or pool.shape[3] != 2 or not pool.is_contiguous():
         return f"the pool is not a contiguous [page, {kv_heads}, layer, 2, slot, head_dim]"
     pages, _, layers, _, page_size, head_dim = pool.shape
-    if pool.dtype != torch.bfloat16:
-        return f"the pool holds {pool.dtype}, not bfloat16"
+    if pool.dtype not in (torch.bfloat16, torch.float8_e4m3fn):
+        return f"the pool holds {pool.dtype}, not bfloat16 or float8_e4m3fn"
     if head_dim not in (64, 128):
         return f"head_dim is {head_dim}, not 64 or 128"
     if page_size % _TILE != 0:
@@ -186,15 +199,20 @@ def _unfit_shape(
         return "the pool has too many planes to number in 32 bits"
     if max_batch > _MAX_BATCH:
         return f"max_batch {max_batch} is over {_MAX_BATCH}"
-    shared = _shared_bytes(head_dim, heads // kv_heads, max_batch, tuning or default_tuning(head_dim))
+    tuning = tuning or default_tuning(head_dim, pool.itemsize)
+    shared = _shared_bytes(head_dim, pool.itemsize, heads // kv_heads, max_batch, tuning)
     if shared + 256 > _SHARED_LIMIT:
         return "the ring does not fit into shared memory"
     return None
 
 
 def _describe_pool(pool: Tensor) -> TensorMap:
-    """(dim of a half, slot, half, plane): one copy fetches a tile's K and V of one (page, head, layer)."""
+    """(dim of a half, slot, half, plane): one copy fetches a tile's K and V of one (page, head, layer). A
+    half is 128 bytes; where all of head_dim takes no more, it is the only one."""
     pages, kv_heads, layers, _, page_size, head_dim = pool.shape
-    planes, halves = pages * kv_heads * layers * 2, head_dim // 64
-    strides = (head_dim * 2, 128, page_size * head_dim * 2)
-    return describe(pool.data_ptr(), (64, page_size, halves, planes), strides, (64, _TILE, halves, 2))
+    itemsize = pool.itemsize
+    wide = min(head_dim, 128 // itemsize)
+    planes, halves = pages * kv_heads * layers * 2, head_dim // wide
+    strides = (head_dim * itemsize, 128, page_size * head_dim * itemsize)
+    sizes, box = (wide, page_size, halves, planes), (wide, _TILE, halves, 2)
+    return describe(pool.data_ptr(), sizes, strides, box, itemsize)

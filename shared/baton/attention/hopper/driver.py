@@ -15,8 +15,8 @@ from baton.core.errors import Failed, Misconfigured
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _CLUSTER_SIZE = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _OVERLAP_PREVIOUS = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-_BFLOAT16 = 9  # CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-_SWIZZLE_128B = 3  # CU_TENSOR_MAP_SWIZZLE_128B
+_NUMBERS = {1: 0, 2: 9}  # bytes of one → CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+_SWIZZLES = {64: 2, 128: 3}  # bytes of a row → CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B
 _PROMOTE_NONE = 0  # CU_TENSOR_MAP_L2_PROMOTION_NONE: wider promotion costs a tenth of the bandwidth
 
 
@@ -104,8 +104,11 @@ class Kernel:
         self._check(code, "launch")
 
 
-def describe(address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> TensorMap:
-    """A bf16 tensor map, innermost dimension first and contiguous; `strides` in bytes, for the others."""
+def describe(
+    address: int, sizes: Sequence[int], strides: Sequence[int], box: Sequence[int], itemsize: int = 2
+) -> TensorMap:
+    """A tensor map of bf16 or, with `itemsize` 1, of bytes, innermost dimension first and contiguous;
+    `strides` in bytes, for the others. A row of the box, 64 or 128 bytes, is swizzled as a whole."""
     rank = len(sizes)
     result = TensorMap()
     # The driver encodes to a multiple of 64 bytes only, and ctypes promises less.
@@ -113,7 +116,7 @@ def describe(address: int, sizes: Sequence[int], strides: Sequence[int], box: Se
     place = (ctypes.addressof(buffer) + 63) // 64 * 64
     code = _library().cuTensorMapEncodeTiled(
         ctypes.c_void_p(place),
-        ctypes.c_int(_BFLOAT16),
+        ctypes.c_int(_NUMBERS[itemsize]),
         ctypes.c_uint32(rank),
         ctypes.c_void_p(address),
         (ctypes.c_uint64 * rank)(*sizes),
@@ -121,7 +124,7 @@ def describe(address: int, sizes: Sequence[int], strides: Sequence[int], box: Se
         (ctypes.c_uint32 * rank)(*box),
         (ctypes.c_uint32 * rank)(*([1] * rank)),
         ctypes.c_int(0),
-        ctypes.c_int(_SWIZZLE_128B),
+        ctypes.c_int(_SWIZZLES[box[0] * itemsize]),
         ctypes.c_int(_PROMOTE_NONE),
         ctypes.c_int(0),
     )

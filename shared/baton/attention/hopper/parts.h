@@ -144,10 +144,10 @@ struct Merge {
         uint16_t* to = step.out + (pair * GROUP + head) * HEAD_DIM + lane * LANE_DIMS;
 #pragma unroll
         for (int h = 0; h < HEADS; ++h) {
-            const float scale = 1 / total[h];
+            const float scale = step.value_scale / total[h];
 #pragma unroll
             for (int d = 0; d < LANE_DIMS; d += 2)
-                *reinterpret_cast<uint32_t*>(to + h * HEAD_DIM + d) = pack(out[h][d] * scale, out[h][d + 1] * scale);
+                *reinterpret_cast<uint32_t*>(to + h * HEAD_DIM + d) = pack_bf16(out[h][d] * scale, out[h][d + 1] * scale);
         }
     }
 

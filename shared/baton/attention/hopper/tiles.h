@@ -3,19 +3,37 @@
 // The keys are the M side of m16n8k16 and the pair's query heads the N side: S^T = K Q^T, then O^T = V^T P^T.
 // Below, `row = lane / 4` and `pair = lane % 4` (the PTX manual's groupID and threadID_in_group): a lane
 // holds result columns 2 * pair and 2 * pair + 1, which are query heads. Part of decode.cu.
+//
+// Keys and values are bf16, or e4m3 (EIGHT_BITS) that is widened to f16 on its way to the tensor cores, where
+// queries and weights then are f16 too. A word of a staged row has four e4m3 where two bf16 would lie, so the
+// dims of a 16-wide tile come in another order: a lane's share of K is dims 4 * pair to 4 * pair + 3, and row r
+// of V^T is dim 2 r, row 8 + r dim 2 r + 1. Queries and results follow.
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
+#ifdef BATON_LANES
+#include BATON_LANES
+#else
+#include "lanes.h"
+#endif
 #include "shares.h"
 
 namespace baton {
 
 constexpr int COLUMNS = (GROUP + 7) / 8;           // 8-wide tiles of query heads
 constexpr int CHUNKS = HEAD_DIM / 16;              // 16-wide tiles of head_dim
-constexpr int KEYS_BYTES = TILE * HEAD_DIM * 2;
+constexpr bool EIGHT = EIGHT_BITS;
+constexpr int ITEM = EIGHT ? 1 : 2;                // bytes
+constexpr int KEYS_BYTES = TILE * HEAD_DIM * ITEM;
 constexpr int STAGE_BYTES = 2 * KEYS_BYTES;        // K, then V
-constexpr unsigned ALL = 0xffffffffu;
+constexpr int ROW_BYTES = HEAD_DIM * ITEM < 128 ? HEAD_DIM * ITEM : 128;  // of a staged row
+constexpr int ROW_PIECES = ROW_BYTES / 16;
+constexpr int PIECES = EIGHT ? CHUNKS / 2 : CHUNKS;  // loads of K or V: 32 or 16 dims each
+constexpr int DIM_OF_ROW = EIGHT ? 2 : 1;          // of V^T: row r is dim r * DIM_OF_ROW ...
+constexpr int DIM_OF_LOWER = EIGHT ? 1 : 8;        // ... and row 8 + r that and so much more
+constexpr float F16_MOST = 65504;
 
 // Mirrored by decode.py, field by field.
 struct Step {
@@ -27,78 +45,94 @@ struct Step {
     float* sums;               // [warps, GROUP, HEAD_DIM]: unscaled outputs of shared pairs' later parts
     float* peaks;              // [warps, GROUP, 2]: their running maximum (log2) and denominator
     int q_stride, batch, kv_heads, layers, layer, table_stride, page_tiles, window;
-    float scale;               // softmax scale * log2(e)
+    float scale;               // softmax scale * log2(e) * what the layer's keys are multiplied by
+    float value_scale;         // what its values are multiplied by
 };
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// Where a lane reads 16 bytes (8 dims, number `chunk`) of `slot` in a staged K or V. Rows are 128 bytes, one
-// half of head_dim after the other, and the copy engine has exchanged their 16-byte pieces by the row's last
-// three bits: eight neighbouring slots meet no bank twice.
+// Where a lane reads 16 bytes (number `chunk`) of `slot` in a staged K or V. Rows are 128 bytes, one half of
+// head_dim after the other where it does not fit into one, or 64 bytes; the copy engine has exchanged their
+// 16-byte pieces by the last bits of the 128 bytes that they lie in: eight neighbouring slots meet no bank twice.
 __device__ __forceinline__ uint32_t piece(uint32_t keys, int slot, int chunk) {
-    const int row = (chunk >> 3) * TILE + slot;
-    return keys + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
-}
-
-__device__ __forceinline__ void load_rows(uint32_t (&r)[4], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
-}
-
-__device__ __forceinline__ void load_columns(uint32_t (&r)[4], uint32_t address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
+    const int row = chunk / ROW_PIECES * TILE + slot;
+    const int line = row * ROW_BYTES / 128;
+    return keys + row * ROW_BYTES + (((chunk ^ line) & (ROW_PIECES - 1)) << 4);
 }
 
 __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9},"
-        " {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    if constexpr (EIGHT) multiply_f16(c, a, b);
+    else multiply_bf16(c, a, b);
 }
 
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-    uint32_t r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
-}
-
-// Packs two neighbouring columns and transposes the warp's 8 x 8 matrix of them.
-__device__ __forceinline__ uint32_t turn(float low, float high) {
-    uint32_t r;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(pack(low, high)));
-    return r;
+__device__ __forceinline__ uint32_t turned_weights(float low, float high) {
+    return transpose(EIGHT ? pack_f16(low, high) : pack_bf16(low, high));
 }
 
 __device__ __forceinline__ float rows_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL, x, 4));
-    x = fmaxf(x, __shfl_xor_sync(ALL, x, 8));
-    return fmaxf(x, __shfl_xor_sync(ALL, x, 16));
+    x = fmaxf(x, from_lane(x, 4));
+    x = fmaxf(x, from_lane(x, 8));
+    return fmaxf(x, from_lane(x, 16));
 }
 
 __device__ __forceinline__ float rows_sum(float x) {
-    x += __shfl_xor_sync(ALL, x, 4);
-    x += __shfl_xor_sync(ALL, x, 8);
-    return x + __shfl_xor_sync(ALL, x, 16);
+    x += from_lane(x, 4);
+    x += from_lane(x, 8);
+    return x + from_lane(x, 16);
 }
 
 // The pair's query heads as the B operand; columns past GROUP are zero.
 using Queries = uint32_t[COLUMNS][CHUNKS][2];
 
-// A pair's running softmax in one warp, as the fragments of O^T: out[.][i][k] is dim 16 i + row (+ 8 for the
-// upper k) of query head 8 n + 2 * pair + (k & 1).
+// Two bf16 as f16. Those beyond its range are cut off.
+__device__ __forceinline__ uint32_t narrow(uint32_t two) {
+    union {
+        uint32_t bits;
+        float value;
+    } low{two << 16}, high{two & 0xffff0000u};
+    return pack_f16(fminf(fmaxf(low.value, -F16_MOST), F16_MOST), fminf(fmaxf(high.value, -F16_MOST), F16_MOST));
+}
+
+__device__ __forceinline__ void load_queries(Queries& q, const Step& step, const Segment& segment, int lane) {
+    const int row = lane >> 2, pair = lane & 3;
+    constexpr int OF_PAIR = EIGHT ? 4 : 2, OF_HALF = EIGHT ? 2 : 8;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; ++n) {
+        const int query = n * 8 + row;
+        const uint16_t* from = step.q + static_cast<int64_t>(segment.seq) * step.q_stride +
+                               (segment.head * GROUP + query) * HEAD_DIM + pair * OF_PAIR;
+#pragma unroll
+        for (int i = 0; i < CHUNKS; ++i)
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+                const uint32_t two = query < GROUP ? read_fresh(from + i * 16 + k * OF_HALF) : 0;
+                q[n][i][k] = EIGHT ? narrow(two) : two;
+            }
+    }
+}
+
+// What one load of K (PIECES of them) holds of its one or two 16-wide tiles of dims, as A operands.
+__device__ __forceinline__ void key_tile(uint32_t (&a)[4], const uint32_t (&loaded)[4], int which) {
+    if constexpr (EIGHT) {
+        widen(a[0], a[2], loaded[2 * which]);
+        widen(a[1], a[3], loaded[2 * which + 1]);
+    } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) a[k] = loaded[k];
+    }
+}
+
+// The same of V, where a word has the dims 2 row and 2 row + 1 of two keys: a byte of each key goes together.
+__device__ __forceinline__ void value_tile(uint32_t (&a)[4], const uint32_t (&loaded)[4], int which) {
+    if constexpr (EIGHT) {
+        widen(a[0], a[1], choose_bytes(loaded[2 * which], 0, 0x3120));
+        widen(a[2], a[3], choose_bytes(loaded[2 * which + 1], 0, 0x3120));
+    } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) a[k] = loaded[k];
+    }
+}
+
+// A pair's running softmax in one warp, as the fragments of O^T: out[.][i][k] is dim 16 i + row * DIM_OF_ROW
+// (+ DIM_OF_LOWER for the upper k) of query head 8 n + 2 * pair + (k & 1).
 struct Running {
     float out[COLUMNS][CHUNKS][4];
     float peak[COLUMNS][2];   // log2 units, equal in all rows
@@ -120,21 +154,27 @@ struct Running {
     // are dropped and their V zeroed, since a stale page may hold anything, NaN included.
     __device__ __forceinline__ void fold(uint32_t stage, const Queries& q, float scale, int low, int high, int lane) {
         float score[2][COLUMNS][4];
+        uint32_t loaded[4];
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
             for (int k = 0; k < 4; ++k) score[0][n][k] = score[1][n][k] = 0;
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i) {
+            constexpr int TILES = CHUNKS / PIECES;
+            if (i % TILES == 0) load_rows(loaded, piece(stage, lane & 15, 2 * (i / TILES) + (lane >> 4)));
             uint32_t keys[4];
-            load_rows(keys, piece(stage, lane & 15, 2 * i + (lane >> 4)));
+            key_tile(keys, loaded, i % TILES);
 #pragma unroll
             for (int n = 0; n < COLUMNS; ++n) multiply(score[i & 1][n], keys, q[n][i]);
         }
-        uint32_t values[CHUNKS][4];
+        uint32_t values[PIECES][4];
+        // Matrices in the order of the A operand: both halves of 16 dims, then of the keys; or, of eight bits,
+        // both halves of the keys, then the next 16 dims.
+        const int slot = EIGHT ? lane & 15 : (lane & 7) + (lane >> 4) * 8;
+        const int side = EIGHT ? lane >> 4 : (lane >> 3) % 2;
 #pragma unroll
-        for (int i = 0; i < CHUNKS; ++i)
-            load_columns(values[i], piece(stage + KEYS_BYTES, (lane & 7) + (lane >> 4) * 8, 2 * i + (lane >> 3) % 2));
+        for (int i = 0; i < PIECES; ++i) load_columns(values[i], piece(stage + KEYS_BYTES, slot, 2 * i + side));
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
@@ -143,12 +183,16 @@ struct Running {
         uint32_t weights[COLUMNS][2];
         weigh(weights, score[0], scale);
 #pragma unroll
-        for (int i = 0; i < CHUNKS; ++i)
+        for (int i = 0; i < CHUNKS; ++i) {
+            constexpr int TILES = CHUNKS / PIECES;
+            uint32_t tile[4];
+            value_tile(tile, values[i / TILES], i % TILES);
 #pragma unroll
-            for (int n = 0; n < COLUMNS; ++n) multiply(out[n][i], values[i], weights[n]);
+            for (int n = 0; n < COLUMNS; ++n) multiply(out[n][i], tile, weights[n]);
+        }
     }
 
-    __device__ __forceinline__ static void mask(float (&score)[COLUMNS][4], uint32_t (&values)[CHUNKS][4], int low,
+    __device__ __forceinline__ static void mask(float (&score)[COLUMNS][4], uint32_t (&values)[PIECES][4], int low,
                                                 int high, int lane) {
         const int row = lane >> 2, pair = lane & 3;
         const bool upper = row >= low && row < high, lower = row + 8 >= low && row + 8 < high;
@@ -167,12 +211,12 @@ struct Running {
                       (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
         }
 #pragma unroll
-        for (int i = 0; i < CHUNKS; ++i)
+        for (int i = 0; i < PIECES; ++i)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) values[i][k] &= keep[k >> 1];
+            for (int k = 0; k < 4; ++k) values[i][k] &= keep[EIGHT ? k & 1 : k >> 1];
     }
 
-    // Scores → bf16 weights as the B operand, moving the running maximum first.
+    // Scores → weights as the B operand, moving the running maximum first.
     __device__ __forceinline__ void weigh(uint32_t (&weights)[COLUMNS][2], const float (&score)[COLUMNS][4],
                                           float scale) {
 #pragma unroll
@@ -181,7 +225,7 @@ struct Running {
 #pragma unroll
             for (int k = 0; k < 2; ++k)
                 grown[k] = fmaxf(peak[n][k], rows_max(fmaxf(score[n][k], score[n][k + 2])) * scale);
-            if (__any_sync(ALL, grown[0] > peak[n][0] || grown[1] > peak[n][1])) {
+            if (any_lane(grown[0] > peak[n][0] || grown[1] > peak[n][1])) {
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
                     const float shrink = exp2_fast(peak[n][k] - grown[k]);
@@ -199,8 +243,8 @@ struct Running {
             for (int k = 0; k < 4; ++k) weight[k] = exp2_fast(score[n][k] * scale - peak[n][k & 1]);
             total[n][0] += weight[0] + weight[2];
             total[n][1] += weight[1] + weight[3];
-            weights[n][0] = turn(weight[0], weight[1]);
-            weights[n][1] = turn(weight[2], weight[3]);
+            weights[n][0] = turned_weights(weight[0], weight[1]);
+            weights[n][1] = turned_weights(weight[2], weight[3]);
         }
     }
 
@@ -209,17 +253,25 @@ struct Running {
         const int row = lane >> 2, pair = lane & 3;
 #pragma unroll
         for (int n = 0; n < COLUMNS; ++n) {
-            const float left = 1 / rows_sum(total[n][0]), right = 1 / rows_sum(total[n][1]);
+            const float left = step.value_scale / rows_sum(total[n][0]);
+            const float right = step.value_scale / rows_sum(total[n][1]);
             const int query = n * 8 + row;
             const int64_t where = static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head;
             uint16_t* to = step.out + (where * GROUP + query) * HEAD_DIM;
 #pragma unroll
-            for (int i = 0; i < CHUNKS; ++i)
+            for (int i = 0; i < CHUNKS; ++i) {
+                uint32_t dims[2];  // of 8 rows each, two neighbouring ones of them
 #pragma unroll
-                for (int k = 0; k < 2; ++k) {
-                    const uint32_t dims = turn(out[n][i][2 * k] * left, out[n][i][2 * k + 1] * right);
-                    if (query < GROUP) *reinterpret_cast<uint32_t*>(to + i * 16 + k * 8 + pair * 2) = dims;
+                for (int k = 0; k < 2; ++k)
+                    dims[k] = transpose(pack_bf16(out[n][i][2 * k] * left, out[n][i][2 * k + 1] * right));
+                if (query < GROUP) {
+                    // The words of this lane: dims 4 pair to 4 pair + 3 of eight bits, else 2 pair and 8 + 2 pair.
+                    uint32_t* low = reinterpret_cast<uint32_t*>(to + i * 16 + pair * (EIGHT ? 4 : 2));
+                    uint32_t* high = low + (EIGHT ? 1 : 4);
+                    *low = EIGHT ? choose_bytes(dims[0], dims[1], 0x5410) : dims[0];
+                    *high = EIGHT ? choose_bytes(dims[0], dims[1], 0x7632) : dims[1];
                 }
+            }
         }
     }
 
@@ -233,11 +285,11 @@ struct Running {
                 const float all = rows_sum(total[n][k]);
                 const int query = n * 8 + pair * 2 + k;
                 if (query >= GROUP) continue;
-                float* to = part + query * HEAD_DIM + row;
+                float* to = part + query * HEAD_DIM + row * DIM_OF_ROW;
 #pragma unroll
                 for (int i = 0; i < CHUNKS; ++i) {
                     to[i * 16] = out[n][i][k];
-                    to[i * 16 + 8] = out[n][i][k + 2];
+                    to[i * 16 + DIM_OF_LOWER] = out[n][i][k + 2];
                 }
                 if (row == 0) {
                     part[GROUP * HEAD_DIM + query * 2] = peak[n][k];

@@ -12,7 +12,14 @@ from typing import Any
 
 import httptools
 
-_STATUS = {200: b"OK", 404: b"Not Found", 429: b"Too Many Requests", 500: b"Error", 503: b"Unavailable"}
+_STATUS = {
+    200: b"OK",
+    404: b"Not Found",
+    412: b"Precondition Failed",
+    429: b"Too Many Requests",
+    500: b"Error",
+    503: b"Unavailable",
+}
 EVENTS_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )

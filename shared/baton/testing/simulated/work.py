@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import cast
 
+from baton.core.errors import BatonError, CannotContinue, Failed
 from baton.core.types import Finish, Request
-from baton.openai import DONE, Choice, ChoiceStream, Usage, choice_stream, response, usage_event
+from baton.openai import (
+    DONE,
+    Choice,
+    ChoiceStream,
+    Had,
+    Usage,
+    choice_stream,
+    digest_of,
+    response,
+    usage_event,
+)
+from baton.openai.bookmark import HEADER
 from baton.openai.shape import Prompt
 from baton.protocol.placed import Placed
 from baton.testing.simulated.serving import Line
@@ -19,7 +31,9 @@ NO_TOKENIZER = cast(Tokenizer, None)
 class Run:
     """One sequence."""
 
-    __slots__ = ("cached", "ended", "index", "last", "prompt", "request", "source", "stream", "told")
+    __slots__ = (
+        "cached", "delivered", "ended", "index", "last", "prompt", "request", "source", "stream", "told",
+    )  # fmt: skip
 
     def __init__(self, index: int, request: Request, text: str | None, longest: int, vocabulary: int) -> None:
         sampling = request.sampling
@@ -27,12 +41,20 @@ class Run:
         self.request = request
         self.prompt = Prompt(request.token_ids, text)
         self.source = source_of(request, vocabulary)
-        self.told = len(request.generated)
+        self.delivered = list(request.generated)
+        self.told = len(self.delivered)
         room = longest - len(request.token_ids)
         self.last = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
         self.ended = False
         self.cached = 0
         self.stream: ChoiceStream | None = None
+
+    def pass_over(self, had: Had) -> bool:
+        """Say nothing of what the client has. Whether it has this answer."""
+        self.told = had.tokens
+        self.delivered = self.source.first(had.tokens) if had.tokens <= self.last else []
+        self.ended = had.tokens == self.last
+        return had == Had(len(self.delivered), digest_of(self.delivered), self.ended)
 
     @property
     def usage(self) -> Usage:
@@ -61,13 +83,14 @@ class Work:
     def open(self) -> list[Run]:
         return [run for run in self.runs if not run.ended]
 
-    def wrong(self) -> str:
-        """What is wrong with a request that resumes; empty when nothing is."""
+    def wrong(self) -> BatonError | None:
+        """What is wrong with a request that resumes."""
         for run in self.runs:
-            generated = list(run.request.generated)
-            if generated != run.source.first(len(generated)):
-                return f"choice {run.index} resumes with tokens that nobody generated"
-        return ""
+            if run.delivered != run.source.first(len(run.delivered)):
+                return Failed(f"choice {run.index} resumes with tokens that nobody generated")
+        if self.placed.had is not None and not self.runs[0].pass_over(self.placed.had):
+            return CannotContinue(HEADER, "this is another answer")
+        return None
 
     def step(self) -> None:
         """One token for each open sequence, sent."""
@@ -76,10 +99,10 @@ class Work:
         for run in self.open:
             token = run.source[run.told]
             if run.stream is None:
-                delivered = run.request.generated
+                delivered = run.delivered
                 run.stream = choice_stream(
                     shape, NO_TOKENIZER, run.usage, index=run.index, prompt=run.prompt, delivered=delivered,
-                    delivered_text=text_of(delivered),
+                    delivered_text=text_of(delivered), anew=not run.request.generated,
                 )  # fmt: skip
             run.told += 1
             run.ended = run.told >= run.last

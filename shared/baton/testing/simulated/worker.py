@@ -16,11 +16,12 @@ from typing import Self
 
 import msgspec
 
-from baton.core.errors import BatonError, Draining, Failed, OutOfPages, QueueFull
+from baton.core.errors import BatonError, Draining, Failed, OutOfPages, QueueFull, Refused
 from baton.core.ids import incarnation_id
 from baton.openai import error_body, error_event, status_of
 from baton.protocol.placed import PATH, REFUSED_HEADER, Placed, read
 from baton.state import EventWriter, LeaseKeeper, Link, StateSettings, WorkerLease, WorkerLoad
+from baton.state.lease import layout_of
 from baton.testing.simulated.cache import SimulatedCache
 from baton.testing.simulated.serving import Line
 from baton.testing.simulated.settings import SimulatedSettings
@@ -43,6 +44,8 @@ class Faults:
     """Takes requests and never answers."""
     cut: bool = False
     """Cuts connections in the middle of an event."""
+    slower: float = 1.0
+    """Prompts take so many times longer than its lease says."""
 
 
 @dataclass(slots=True)
@@ -145,7 +148,7 @@ class SimulatedWorker:
             id=its.id, incarnation=self._incarnation, role=its.role, http=f"http://{its.host}:{self.port}",
             control=f"tcp://{its.host}:1", page_size=its.page_size, pages=its.pages, model=its.model,
             max_model_len=its.max_model_len, vocabulary=its.vocabulary, page_bytes=its.page_bytes,
-            model_fingerprint=its.fingerprint, layout_fingerprint=f"{its.fingerprint}/{its.page_size}",
+            model_fingerprint=its.fingerprint, layout_fingerprint=layout_of(its.fingerprint, its.page_size),
             draining=self.draining, load=self.load(), events=self._sequence(),
         )  # fmt: skip
 
@@ -217,9 +220,11 @@ class SimulatedWorker:
         if len(self._running) + self._waiting >= its.max_requests:
             raise QueueFull("too many requests")
         placed = read(line.body)
+        if placed.layout not in ("", layout_of(its.fingerprint, its.page_size)):
+            raise Refused("this worker serves another model")
         work = Work(line, placed, its.max_model_len, its.vocabulary)
         if wrong := work.wrong():
-            line.answer(500, error_body(Failed(wrong)))
+            line.answer(status_of(wrong), error_body(wrong))
             return
         if self._used + self._pages(work) > its.pages:
             raise OutOfPages("no page is left")
@@ -264,7 +269,7 @@ class SimulatedWorker:
         timing, now = self.settings.timing, self._now()
         rate = timing.prefill_tokens_per_s
         took = timing.prefill_s + (tokens / rate if rate else 0.0)
-        self._lane_free_at = max(now, self._lane_free_at) + took
+        self._lane_free_at = max(now, self._lane_free_at) + took * self.faults.slower
         return self._lane_free_at - now
 
     def store(self, identities: tuple[bytes, ...]) -> None:

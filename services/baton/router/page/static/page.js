@@ -6,6 +6,8 @@ const KEPT_POINTS = 300;
 const LOST_SHOWN_MS = 6000;
 const SHORTEST_MS = 30; // an answer that came all at once has no rate
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
+const AGAIN_MS = 2000;
+const KEY_NAME = "baton-key";
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
@@ -267,31 +269,86 @@ function showSnapshot(told) {
   showPoints();
 }
 
-function listen() {
-  const link = byId("link");
-  const say = (state, text) => {
-    if (link.dataset.state === state) return;
-    link.dataset.state = state;
-    link.textContent = text;
-  };
-  const feed = new EventSource("feed");
-  const on = (name, act) => feed.addEventListener(name, (event) => act(JSON.parse(event.data)));
-  on("hello", (told) => {
+const HEARD = {
+  hello: (told) => {
     points.splice(0, points.length, ...told.points);
     byId("handoff-rows").replaceChildren();
     byId("placement-rows").replaceChildren();
     told.placements.forEach(showPlacement);
     told.handoffs.forEach((one) => showHandoff(one, false));
-    say("live", "live");
-  });
-  on("snapshot", (told) => { say("live", "live"); showSnapshot(told); });
-  on("placement", showPlacement);
-  on("handoff", (told) => showHandoff(told));
-  on("ended", showEnded);
-  feed.onerror = () => {
-    say("lost", "the router does not answer; trying again");
-    if (feed.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
-  };
+  },
+  snapshot: showSnapshot,
+  placement: showPlacement,
+  handoff: (told) => showHandoff(told),
+  ended: showEnded,
+};
+let hearing = null;
+
+// Over fetch, since an EventSource cannot send a key.
+async function listen() {
+  hearing?.abort();
+  const mine = (hearing = new AbortController());
+  while (!mine.signal.aborted) {
+    try {
+      const answer = await fetch("feed", { headers: keyed({}), signal: mine.signal, cache: "no-store" });
+      if (answer.status === 401 || answer.status === 403) {
+        sayLink("closed", keyHeld() ? "this key is no operator's" : "an operator's key is needed");
+        askForKey();
+        return;
+      }
+      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+      for await (const { name, data } of eventsOf(answer)) {
+        HEARD[name]?.(JSON.parse(data));
+        sayLink("live", "live");
+      }
+    } catch (error) {
+      if (mine.signal.aborted) return;
+    }
+    sayLink("lost", "the router does not answer; trying again");
+    await new Promise((done) => setTimeout(done, AGAIN_MS));
+  }
+}
+
+function sayLink(state, text) {
+  const link = byId("link");
+  if (link.textContent === text) return;
+  link.dataset.state = state;
+  link.textContent = text;
+}
+
+async function* eventsOf(answer) {
+  let rest = "";
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const events = rest.split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const lines = event.split("\n");
+      const field = (begin) => lines.filter((line) => line.startsWith(begin)).map((line) => line.slice(begin.length)).join("\n");
+      const data = field("data: ");
+      if (data) yield { name: field("event: "), data };
+    }
+  }
+}
+
+// ---- the key: kept for this tab alone ----
+
+const keyHeld = () => byId("key").value.trim();
+
+function keyed(headers) {
+  return keyHeld() ? { ...headers, authorization: `Bearer ${keyHeld()}` } : headers;
+}
+
+function askForKey() {
+  byId("key-label").hidden = false;
+}
+
+function takeKey() {
+  sessionStorage.setItem(KEY_NAME, keyHeld());
+  listen();
 }
 
 // ---- the playground ----
@@ -331,8 +388,7 @@ async function ask(text) {
 }
 
 async function* stream(messages, seen) {
-  const headers = { "content-type": "application/json", "x-baton-explain": "true", "x-baton-timeline": "true" };
-  if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
+  const headers = keyed({ "content-type": "application/json", "x-baton-explain": "true", "x-baton-timeline": "true" });
   const answer = await fetch("../v1/chat/completions", {
     method: "POST", headers, signal: asking.signal,
     body: JSON.stringify({
@@ -341,30 +397,20 @@ async function* stream(messages, seen) {
     }),
   });
   if (answer.status === 401) {
-    byId("key-label").hidden = false;
+    askForKey();
     byId("key").focus();
   }
   if (!answer.ok) throw new Error((await answer.json().catch(() => null))?.error?.message || `HTTP ${answer.status}`);
   seen.headers = answer.headers;
-  let rest = "";
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error("the answer ended before its end was said");
-    rest += value;
-    const events = rest.split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6)).join("\n");
-      if (!data) continue;
-      if (data === "[DONE]") return;
-      const told = JSON.parse(data);
-      if (told.error) throw new Error(told.error.message);
-      if (told.usage) seen.usage = told.usage;
-      if (told.baton) seen.timeline = told.baton;
-      yield told;
-    }
+  for await (const { data } of eventsOf(answer)) {
+    if (data === "[DONE]") return;
+    const told = JSON.parse(data);
+    if (told.error) throw new Error(told.error.message);
+    if (told.usage) seen.usage = told.usage;
+    if (told.baton) seen.timeline = told.baton;
+    yield told;
   }
+  throw new Error("the answer ended before its end was said");
 }
 
 function pathOf(seen, began) {
@@ -425,6 +471,9 @@ byId("reset").addEventListener("click", () => {
   byId("talk").replaceChildren();
   byId("message").focus();
 });
+byId("key").addEventListener("change", takeKey);
 
+byId("key").value = sessionStorage.getItem(KEY_NAME) || "";
+if (keyHeld()) askForKey();
 layCharts();
 listen();
