@@ -33,9 +33,10 @@ VOCABULARY = 30000
 
 
 class Router:
-    """`python -m baton.router`. `log` grows while it runs."""
+    """`python -m baton.router`. `log` grows while it runs; `operator` is the key that sees its pods."""
 
-    def __init__(self, redis: str, *flags: str) -> None:
+    def __init__(self, redis: str, *flags: str, operator: str = "") -> None:
+        self.headers = {"authorization": f"Bearer {operator}"} if operator else {}
         command = [sys.executable, "-m", "baton.router", "--model.tokenizer", str(model_path())]
         command += ["--state.url", redis, "--http.host", "127.0.0.1", "--http.port", "0", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -77,7 +78,7 @@ class Router:
         await_true(lambda: self.fleet() == set(ids), 10)
 
     def fleet(self) -> set[str]:
-        workers = httpx.get(f"{self.url}/debug/fleet", verify=False).json()["workers"]
+        workers = httpx.get(f"{self.url}/debug/fleet", headers=self.headers, verify=False).json()["workers"]
         return {one["id"] for one in workers}
 
     def wait(self, seconds: float) -> int:

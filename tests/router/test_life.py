@@ -156,8 +156,9 @@ def test_long_prompts_do_not_hold_up_short_ones(router: Router, workers: list[Si
 
 def test_keys_are_asked_for_limited_and_read_again(stage: Stage, tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("alice:sk-alice-1:::\nbob:sk-bob-12:2:1\n")
-    router = Router(stage.redis.url, "--keys.file", str(file))
+    operator = "ops:sk-ops-123::::operator\n"
+    file.write_text(f"alice:sk-alice-1:::\nbob:sk-bob-12:2:1\n{operator}")
+    router = Router(stage.redis.url, "--keys.file", str(file), operator="sk-ops-123")
     try:
         with stage.playing(router, "w1", timing=Timing(step_s=0.01)) as (worker,):
 
@@ -183,7 +184,7 @@ def test_keys_are_asked_for_limited_and_read_again(stage: Stage, tmp_path: Path)
                     break
             else:
                 pytest.fail("bob asked without limit")
-            file.write_text("carol:sk-carol-1\n")
+            file.write_text(f"carol:sk-carol-1\n{operator}")
             eventually(lambda: router.said("keys were read again") is not None)
             ask("sk-carol-1")
             with pytest.raises(openai.AuthenticationError):
