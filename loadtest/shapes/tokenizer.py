@@ -1,4 +1,5 @@
-"""Writes a tokenizer for a shape: as many byte-level tokens as the model has, each with a text of its own.
+"""Makes of a shape a model that pods serve with random weights: its config, and a tokenizer of as many
+byte-level tokens as it has, each with a text of its own.
 
     python loadtest/shapes/tokenizer.py loadtest/shapes/qwen3-8b OUT
 
@@ -37,6 +38,7 @@ def main(shape: Path, out: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(config, indent=2))
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
 

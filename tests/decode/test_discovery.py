@@ -194,7 +194,8 @@ def test_pods_that_come_and_go_while_requests_run(checkpoint: Make) -> None:
             computed_by(found)
             await found.ask(5, seed=7)
             assert computed_by(found) == {"p-1"}
-            assert set(found.handoffs.failures) <= {"ended", "peer_lost", "refused"}, "asked just before it drained"
+            failures = set(found.handoffs.failures)
+            assert failures <= {"ended", "peer_lost", "refused"}, "asked just before it drained"
             assert alone == await found.pods.generate([[1, 2, 3] * 22], GREEDY)
             await found.pods.settled()
 

@@ -18,6 +18,7 @@ from baton.attention.base import Spans
 from baton.attention.flashinfer import DecodeGraph, FlashInferAttention
 from baton.attention.triton import TritonAttention
 from baton.core.errors import InvalidSetting
+from baton.kernels.capture import capturing
 
 pytestmark = pytest.mark.gpu
 TOLERANCE = 5e-3
@@ -137,8 +138,7 @@ class Captured:
         with torch.cuda.stream(stream):
             step()
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with capturing(stream) as graph:
             out = step()
         return cls(attention, inside, q, graph, out)
 

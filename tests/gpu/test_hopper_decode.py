@@ -8,6 +8,7 @@ from loadtest.bench_decode_attention import Step, check_one, lay_out, poison, re
 
 from baton.attention.base import Spans
 from baton.attention.hopper import HopperDecode
+from baton.kernels.capture import capturing
 
 pytestmark = [
     pytest.mark.gpu,
@@ -97,8 +98,7 @@ def test_a_captured_graph_follows_its_inputs() -> None:
     with torch.cuda.stream(stream):
         run()
     stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with capturing(stream) as graph:
         run()
     for seed in range(4):
         lengths = torch.randint(1, 401, (batch,), generator=torch.Generator().manual_seed(seed))

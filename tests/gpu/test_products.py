@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
 from baton.kernels import fp8
+from baton.kernels.capture import capturing
 from baton.kernels.hopper import Form, Product, forms
 from baton.kernels.hopper.forms import TOKENS
 from baton.kernels.hopper.product import Scratch
@@ -73,8 +74,7 @@ def test_a_graph_of_products_that_feed_each_other(scratch: Scratch) -> None:
     with torch.cuda.stream(stream):
         run()
         stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with capturing(stream) as graph:
             out = run()
         for _ in range(20):
             x.normal_()

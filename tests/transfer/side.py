@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -58,7 +58,7 @@ def push(peer: str, local: Sequence[int], remote: Sequence[int], **changes: obje
 
 def pull(peer: str, local: Sequence[int], remote: Sequence[int], **changes: object) -> Pull:
     made = push(peer, local, remote, **changes)
-    return Pull(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+    return Pull(**{each.name: getattr(made, each.name) for each in fields(Pull)})
 
 
 @dataclass

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from baton.attention.base import Capturable, GraphAttention, HostShape, Spans
+from baton.kernels.capture import capturing
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.fused import sample
@@ -108,8 +109,7 @@ class DecodeGraphs:
         for _ in range(2):  # compiles kernels and settles allocations before the capture
             self._step(spans, attention)
         torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory, stream=torch.cuda.current_stream()):
+        with capturing(torch.cuda.current_stream(), memory) as graph:
             logits, tokens = self._step(spans, attention)
         return Captured(graph, attention, spans, logits, tokens)
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baton.attention.hopper.compiler import cache_directory
+from baton.kernels.capture import capturing
 from baton.kernels.hopper.forms import MOST, TOKENS, Form, compile_all, forms, padded, source_bytes
 from baton.kernels.hopper.product import Product, Scratch
 
@@ -120,8 +121,7 @@ class Products:
         with torch.cuda.stream(stream):
             call(self.between(wide), weights[0])
             stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
+            with capturing(stream) as graph:
                 for i in range(LAUNCHES):
                     call(self.between(wide), weights[i % len(weights)])
             times = []
