@@ -30,11 +30,11 @@ install() { # name of the case, more helm arguments
   helm upgrade --install proof "$root/helm/baton" -n proof --create-namespace -f "$here/values.yaml" "$@" --wait --timeout 5m >"$out/$name-install.txt" || {
     k get pods; for c in prefill decode router; do k logs "deploy/proof-baton-$c" --tail=20 || true; done; exit 1; }
 }
-measure() { # name
-  local name=$1 pod; pod=$(k get pods -l app.kubernetes.io/component=decode -o name | head -1)
+measure() { # name, requests a second, how many
+  local name=$1 rate=$2 count=$3 pod; pod=$(k get pods -l app.kubernetes.io/component=decode -o name | head -1)
   say "$name: 2048 tokens in, 64 out"
   python3 -m baton.cli bench online --url "$url" --rate 2 --num-prompts 4 --input-len 2048 --output-len 8 >/dev/null  # pods meet
-  python3 -m baton.cli bench online --url "$url" --rate 6 --num-prompts 120 --input-len 2048 --output-len 64 --json "$out/$name-bench.json"
+  python3 -m baton.cli bench online --url "$url" --rate "$rate" --num-prompts "$count" --input-len 2048 --output-len 64 --json "$out/$name-bench.json"
   k exec "$pod" -- python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8000/handoffs").read().decode())' >"$out/$name-handoffs.json"
   k exec "$pod" -- python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:9000/metrics").read().decode())' >"$out/$name-metrics.txt"
   grep -E '^baton_(peer|handoff)_' "$out/$name-metrics.txt" || true
@@ -54,12 +54,12 @@ scaling() {
 
 channel on
 install nvlink
-measure nvlink
+measure nvlink 6 120
 scaling
 channel off
 # Privileged still: without a device plugin nothing else shows a pod any GPU. What is missing is the channel.
 install tcp --set transfer.nvlink.enabled=false --set prefill.securityContext.privileged=true --set decode.securityContext.privileged=true \
   --set prefill.securityContext.allowPrivilegeEscalation=true --set decode.securityContext.allowPrivilegeEscalation=true --set-string prefill.podAnnotations.case=tcp --set-string decode.podAnnotations.case=tcp
-measure tcp
+measure tcp 1 16
 channel on
 say "done: $out"
