@@ -43,13 +43,13 @@ measure() { # name, requests a second, how many
 }
 scaling() {
   say "scaling both pools under load"
-  python3 "$here/../steady.py" --url "$url" --model qwen3-8b --users 8 >"$out/steady.txt" 2>&1 & local load=$!
+  python3 "$here/../steady.py" --url "$url" --model qwen3-8b --users 8 --whole >"$out/steady.txt" 2>&1 & local load=$!
   sleep 10
   k scale deployment/proof-baton-decode --replicas=2; k rollout status deployment/proof-baton-decode --timeout=180s
   k scale deployment/proof-baton-prefill --replicas=2; k rollout status deployment/proof-baton-prefill --timeout=180s
   sleep 10
   k scale deployment/proof-baton-decode --replicas=1; k scale deployment/proof-baton-prefill --replicas=1; sleep 15
-  touch /tmp/stop; wait $load; rm -f /tmp/stop; tail -1 "$out/steady.txt"
+  touch /tmp/stop; wait $load || true; rm -f /tmp/stop; tail -1 "$out/steady.txt"
 }
 
 channel on
