@@ -30,6 +30,8 @@ from baton.engine.spec import RankSpec, decode, encode
         ("max_running", 0, "1 or more"),
         ("max_queued", 0, "1 or more"),
         ("prefill_budget", -1, "0 (no limit) or more"),
+        ("all_reduce", "ring", "auto, nccl or peer"),
+        ("all_reduce", "peer", "auto or nccl on a CPU"),
         ("graph_max_batch", -1, "0 (no graphs) or more"),
         ("threads", -1, "or more"),
     ],
@@ -44,6 +46,7 @@ def test_a_bad_value_is_refused_by_its_name(setting: str, value: object, rule: s
 
 def test_the_edges_are_fine() -> None:
     EngineConfig(model="m", page_size=1024, pages=2, memory_fraction=1.0, max_running=1, tensor_parallel=16)
+    EngineConfig(model="m", device="cuda", tensor_parallel=2, all_reduce="peer")
 
 
 def test_an_unknown_setting_is_refused() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from baton.core.errors import WorkerDied
-from baton.parallel import Ranks
+from baton.parallel import Ranks, TorchRanks
+from baton.parallel.peer import Unavailable, agree
 
 
 def collectives(ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -38,3 +39,19 @@ def left_alone(ranks: Ranks, over: Path) -> str:
     finally:
         over.touch()
     return "the sum of one rank was taken for that of two"
+
+
+def agreed(ranks: TorchRanks) -> tuple[list[str], str]:
+    """A step that all can take, and one that rank 1 cannot."""
+
+    def hard() -> str:
+        if ranks.rank == 1:
+            raise RuntimeError("no such\nGPU")
+        return ""
+
+    said = agree(ranks.exchange, ranks.rank, "easy", lambda: f"from {ranks.rank}")
+    try:
+        agree(ranks.exchange, ranks.rank, "hard", hard)
+    except Unavailable as error:
+        return said, str(error)
+    return said, ""

@@ -84,6 +84,8 @@ class Pod:
         told = {"model": self.served.names[0], "max_model_len": facts.max_model_len, "pages": facts.pages}
         if facts.kv_dtype:
             told["kv_dtype"] = facts.kv_dtype
+        if facts.all_reduce:
+            told["all_reduce"] = facts.all_reduce
         return {**told, "device": facts.device, "dtype": facts.dtype, "seconds": round(facts.seconds, 1)}
 
     def refusal(self) -> BatonError | None:

@@ -61,6 +61,8 @@ class Built:
     shape: PoolShape
     eos: tuple[int, ...]
     attention: str
+    all_reduce: str
+    """How the ranks sum; empty for one."""
     agent: Agent | None = None
     """Present when the engine hands pages over."""
     layouts: tuple[PoolLayout, ...] = ()
@@ -79,6 +81,7 @@ class Built:
             dtype=self.config.dtype,
             attention=self.attention,
             tensor_parallel=self.config.tensor_parallel,
+            all_reduce=self.all_reduce,
             kv_dtype="" if self.config.kv_dtype == self.config.dtype else self.config.kv_dtype,
             fingerprint=self.runner.decoder.config.fingerprint(self.config.dtype, self.config.kv_dtype),
             ranks=ranks,
@@ -99,7 +102,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
         _require_eight_bits(device)
         scales = read_scales(directory, model.layers, config.load_format)
         model = replace(model, weights=model.weights + repr(scales).encode())
-    ranks = join_ranks(spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device)
+    ranks = join_ranks(
+        spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device, all_reduce=config.all_reduce
+    )
     progress("weights", 0.0)
     with enough_memory_for("the weights", "tensor_parallel", "raise it, or set quantization to fp8"):
         decoder = load(
@@ -122,7 +127,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
         )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)
     agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
-    return Built(config, scheduler, runner, shape, model.eos_token_ids, name, agent, layouts)
+    return Built(
+        config, scheduler, runner, shape, model.eos_token_ids, name, ranks.all_reduce, agent, layouts
+    )
 
 
 def _need(

@@ -64,6 +64,9 @@ class EngineConfig:
     products: Literal["auto", "library"] = "auto"
     """Small batches' matrix products: auto measures our own kernel against the vendor's library for each
     shape (kept on disk), library uses that alone."""
+    all_reduce: Literal["auto", "nccl", "peer"] = "auto"
+    """Sums over the ranks of a model that is split over GPUs: auto sends small ones through the GPUs' own
+    memory as far as that is measured to be faster, nccl none, peer all that fit."""
     graph_max_batch: int = 256
     """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
     profile: str = ""
@@ -103,6 +106,8 @@ class EngineConfig:
         need(self.prefill_budget >= 0, "prefill_budget", "0 (no limit) or more")
         need(self.quantization in ("none", "fp8"), "quantization", "none or fp8")
         need(self.products in ("auto", "library"), "products", "auto or library")
+        need(self.all_reduce in ("auto", "nccl", "peer"), "all_reduce", "auto, nccl or peer")
+        need(self.all_reduce != "peer" or self.device == "cuda", "all_reduce", "auto or nccl on a CPU")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.threads >= 0, "threads", "0 (share the cores) or more")
 

@@ -10,6 +10,7 @@ class SingleRank:
 
     rank = 0
     size = 1
+    all_reduce = ""
 
     def sum(self, x: Tensor) -> Tensor:
         return x

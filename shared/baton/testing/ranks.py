@@ -33,10 +33,11 @@ def run_ranks(
     meeting: Path,
     deadline_s: float = 30.0,
     device: str = "cpu",
+    all_reduce: str = "auto",
 ) -> list[Any]:
     """Call `work(ranks, *arguments)` in `size` processes; what each returned, in order of rank. `work` is a
     function of an importable module; `meeting` is a path that does not exist yet. `deadline_s` is for each
-    collective. On `device` cuda every rank has the GPU of its number."""
+    collective. On `device` cuda every rank has the GPU of its number, and sums as `all_reduce` says."""
     context = multiprocessing.get_context("forkserver")
     # Installed packages only: the server of Python 3.11 does not know this process's sys.path.
     context.set_forkserver_preload(["numpy", "safetensors", "torch", "tqdm"])
@@ -45,7 +46,7 @@ def run_ranks(
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_rank,
-            args=(theirs, rank, size, str(meeting), deadline_s, device, work, arguments),
+            args=(theirs, rank, size, str(meeting), deadline_s, device, all_reduce, work, arguments),
             daemon=True,
         )
         process.start()
@@ -75,6 +76,7 @@ def _rank(
     meeting: str,
     deadline_s: float,
     device: str,
+    all_reduce: str,
     work: Callable[..., Any],
     arguments: Sequence[Any],
 ) -> None:
@@ -89,6 +91,7 @@ def _rank(
             torch.device(device, rank) if device == "cuda" else torch.device(device),
             join_deadline_s=START_DEADLINE_S,
             deadline_s=deadline_s,
+            all_reduce=all_reduce,
         )
         try:
             # Bytes, not objects: tensors sent as objects stay in the sender, which is about to end.

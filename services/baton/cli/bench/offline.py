@@ -30,8 +30,8 @@ WARM_PROMPT = tuple(range(16))
 ENGINE = {
     "device": str, "dtype": str, "load_format": str, "tensor_parallel": int, "page_size": int, "pages": int,
     "max_model_len": int, "cache": str, "memory_fraction": float, "attention": str, "max_running": int,
-    "prefill_budget": int, "graph_max_batch": int, "threads": int, "products": str, "quantization": str,
-    "kv_cache_dtype": str, "profile": str, "profile_from": int,
+    "prefill_budget": int, "graph_max_batch": int, "threads": int, "products": str, "all_reduce": str,
+    "quantization": str, "kv_cache_dtype": str, "profile": str, "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""
 ASKED = ("model", "num_prompts", "input_len", "output_len", "seed", "temperature", "repeat")
@@ -139,9 +139,10 @@ def _engine_settings(args: argparse.Namespace) -> dict[str, Any]:
 def _facts(llm: LLM) -> str:
     f = llm.facts
     kv = f", KV {f.kv_dtype}" if f.kv_dtype else ""
+    sums = f" (sums: {f.all_reduce})" if f.all_reduce else ""
     return (
         f"{f.device} {f.dtype}{kv}, attention {f.attention}, {f.pages:,} pages of {f.page_size} tokens, "
-        f"max_model_len {f.max_model_len}, TP {f.tensor_parallel}, ready in {f.seconds:.1f} s"
+        f"max_model_len {f.max_model_len}, TP {f.tensor_parallel}{sums}, ready in {f.seconds:.1f} s"
     )
 
 

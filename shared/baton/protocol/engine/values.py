@@ -59,6 +59,8 @@ class EngineFacts:
     """What the pool holds, where it is not `dtype`."""
     attention: str
     tensor_parallel: int
+    all_reduce: str = ""
+    """How its ranks sum; empty for one."""
     fingerprint: bytes
     """Of everything that decides what a page of KV contains."""
     ranks: tuple[bytes, ...] = ()
