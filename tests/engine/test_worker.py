@@ -64,6 +64,7 @@ def test_a_killed_rank_ends_every_request_and_every_other_rank(victim: int) -> N
     async def work() -> None:
         updates: dict[str, list[wire.Update]] = {f"r{i}": [] for i in range(12)}
         async with Worker(config(tensor_parallel=2)) as worker:
+            assert worker.facts is not None and worker.facts.all_reduce == "gloo"
             pids = [process.pid for process in worker._processes]
             for id, taken in updates.items():  # more than the pool has room for: some wait in the queue
                 worker.submit(request(id), taken.append)

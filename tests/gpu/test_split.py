@@ -22,7 +22,10 @@ __all__ = ["model"]
 pytestmark = [pytest.mark.gpu, pytest.mark.multi_gpu]
 
 
-def test_bf16_logits_of_two_ranks_are_within_rounding(model: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("all_reduce", ["nccl", "peer"])
+def test_bf16_logits_of_two_ranks_are_within_rounding(
+    model: tuple[Path, Any], tmp_path: Path, all_reduce: str
+) -> None:
     """In chunks, and token by token."""
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device")
@@ -32,7 +35,9 @@ def test_bf16_logits_of_two_ranks_are_within_rounding(model: tuple[Path, Any], t
     with torch.inference_mode():
         want = reference(torch.tensor([prompt], device="cuda")).logits[0].cpu()
     asked = (str(directory), "bfloat16", [96, 192, 300], prompt)
-    found = run_ranks(2, rank_work.logits, *asked, meeting=tmp_path / "meeting", device="cuda")
+    found = run_ranks(
+        2, rank_work.logits, *asked, meeting=tmp_path / "meeting", device="cuda", all_reduce=all_reduce
+    )
     assert torch.equal(*found), "ranks see different logits, and would draw different tokens"
     far = (found[0] - want).norm(dim=-1) / want.norm(dim=-1)
     assert float(far.max()) < 2e-2, f"relative error {float(far.max()):.4f}"
