@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import httpx
 import msgspec
 import pytest
 from tests.cli.scripted import Answer, Scripted
@@ -57,6 +58,13 @@ def pod(text: str = METRICS, given: WorkerLease | None = None, status: int = 200
 def one() -> Iterator[Scripted]:
     with pod() as one:
         yield one
+
+
+def test_metrics_on_a_port_of_their_own_are_found() -> None:
+    with Scripted({"/metrics": [Answer(METRICS.encode())]}) as second:
+        with pod("", metrics_port=httpx.URL(second.url).port) as first:
+            (seen,) = look(first.url, []).pods
+    assert seen.figures.total("baton_tokens_total", kind="cached") == 50
 
 
 def test_figures_are_found_by_name_and_label() -> None:

@@ -214,6 +214,8 @@ class App:
         refusal = self.pod.refusal()
         told: dict[str, Any] = {"ready": refusal is None, "role": self.settings.role}
         told |= {"model": self.settings.model_names[0], "requests": self.pod.requests}
+        if port := self.settings.http.metrics_port:
+            told["metrics_port"] = port
         if refusal is None:
             return _json(told)
         return _json({**told, "reason": refusal.code, "message": str(refusal)}, status=503)

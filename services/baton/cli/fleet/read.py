@@ -118,7 +118,7 @@ def sight(http: httpx.Client, address: str) -> Sight:
         detail="" if ready.status_code == 200 else str(told.get("message", f"HTTP {ready.status_code}")),
         told=told,
         lease=_lease(lease),
-        figures=_figures(http, address),
+        figures=_figures(http, _metrics_at(address, told)),
     )
 
 
@@ -133,6 +133,12 @@ def known(http: httpx.Client, lease: WorkerLease) -> Sight:
 def _address(text: str) -> str:
     text = text.rstrip("/").removesuffix("/v1")
     return text if "://" in text else f"http://{text}"
+
+
+def _metrics_at(address: str, told: dict[str, Any]) -> str:
+    """Where its metrics are: it says so when they have a port of their own."""
+    port = told.get("metrics_port")
+    return str(httpx.URL(address).copy_with(port=port)) if isinstance(port, int) else address
 
 
 def _check_let_in(answer: httpx.Response | None) -> None:
@@ -179,7 +185,7 @@ def _workers(answer: httpx.Response) -> list[WorkerLease]:
 
 
 def _figures(http: httpx.Client, address: str) -> Figures:
-    answer = _get(http, f"{address}/metrics")
+    answer = _get(http, f"{address.rstrip('/')}/metrics")
     if answer is None or answer.status_code != 200:
         return Figures()
     try:
