@@ -61,9 +61,11 @@ def one() -> Iterator[Scripted]:
 
 
 def test_metrics_on_a_port_of_their_own_are_found() -> None:
-    with Scripted({"/metrics": [Answer(METRICS.encode())]}) as second:
-        with pod("", metrics_port=httpx.URL(second.url).port) as first:
-            (seen,) = look(first.url, []).pods
+    with (
+        Scripted({"/metrics": [Answer(METRICS.encode())]}) as second,
+        pod("", metrics_port=httpx.URL(second.url).port) as first,
+    ):
+        (seen,) = look(first.url, []).pods
     assert seen.figures.total("baton_tokens_total", kind="cached") == 50
 
 
