@@ -50,6 +50,44 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Flat:
+    """A batch laid out: S spans, decodes among them, N tokens one after the other."""
+
+    rows: Ints
+    """[S]."""
+    new: Ints
+    """[S] tokens."""
+    starts: Ints
+    """[S + 1] first token of each."""
+    lengths: Ints
+    """[S] of each sequence, its new tokens included."""
+    positions: Ints
+    """[N]."""
+    token_rows: Ints
+    """[N]."""
+    lines: Ints
+    """Tokens after which one is sampled; their rows, and the positions of what is sampled."""
+    sampled_rows: Ints
+    sampled_at: Ints
+
+
+def flatten(batch: Batch) -> Flat:
+    decodes = len(batch.decode_rows)
+    new = np.concatenate([batch.span_tokens, np.ones(decodes, dtype=np.int32)])
+    rows = np.concatenate([batch.span_rows, batch.decode_rows])
+    begins = np.concatenate([batch.span_starts, batch.decode_positions])
+    starts = np.zeros(len(new) + 1, dtype=np.int32)
+    np.cumsum(new, out=starts[1:])
+    positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(begins - starts[:-1], new)
+    lengths = begins + new
+    picks = np.concatenate([batch.span_samples, np.ones(decodes, dtype=np.bool_)])
+    return Flat(
+        rows, new, starts, lengths, positions, np.repeat(rows, new),
+        (starts[1:] - 1)[picks], rows[picks], lengths[picks],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step produced, in the order: spans that sample, then decodes."""
 

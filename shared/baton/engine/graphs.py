@@ -1,9 +1,12 @@
 """Decode steps as CUDA graphs: the whole step, sampling included, replayed with one launch.
 
 A ladder of batch sizes is captured from the largest to the smallest over one memory pool. A replay
-reads one int32 buffer that the host fills beforehand: rows and positions, and the places of the page
+reads one int32 buffer that the host fills beforehand: a line a token, and the places of the page
 table that change. Padding lines use row 0 and position 0, so they write the scratch page and nothing
 else. Everything else a step needs (ids, lengths, sampling parameters) lies on the device by row.
+
+A line may as well be a token of a prompt: keys and values are stored before any line attends, and each
+attends to what lies before it. A short prompt so costs a step of decodes, not the launch of every kernel.
 """
 
 from __future__ import annotations
@@ -46,11 +49,24 @@ class Captured:
     """[size] int64: what plain sampling chose; also written to the rows' last tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What the tokens of a replay are, a line each."""
+
+    rows: Ints
+    """Of the page table and of the sampling state."""
+    positions: Ints
+    sources: Ints
+    """Where among the last tokens each line's own lies: its row, or a slot behind all rows."""
+    goals: Ints
+    """The row whose last token is drawn after this line; 0 where none is."""
+
+
 class Inputs:
     """The device buffer that every replay reads, and the pinned ones it is filled from."""
 
-    FIELDS = 5
-    """rows, positions, and row, column, page of one change of the page table a line."""
+    FIELDS = 7
+    """As `Lines`, and row, column, page of one change of the page table a line."""
 
     def __init__(self, largest: int, device: torch.device) -> None:
         self.buffer = torch.zeros(self.FIELDS, largest, dtype=torch.int32, device=device)
@@ -60,12 +76,12 @@ class Inputs:
         self._copied = [torch.cuda.Event() for _ in range(RING)]
         self._next = 0
 
-    def fill(self, rows: Ints, positions: Ints, table: tuple[Ints, Ints, Ints], size: int) -> None:
+    def fill(self, lines: Lines, table: tuple[Ints, Ints, Ints], size: int) -> None:
         at = self._next = (self._next + 1) % RING
         self._copied[at].synchronize()
         host = self._pinned[at].numpy()
         host[:, :size] = 0
-        for field, values in enumerate((rows, positions, *table)):
+        for field, values in enumerate((lines.rows, lines.positions, lines.sources, lines.goals, *table)):
             host[field, : len(values)] = values
         self.buffer.copy_(self._pinned[at], non_blocking=True)
         self._copied[at].record()
@@ -76,7 +92,8 @@ class DecodeGraphs:
         self, decoder: Decoder, attention: Capturable, pool: Tensor, table: Tensor, last: Tensor,
         sampling: SamplingRows, sizes: list[int],
     ) -> None:  # fmt: skip
-        """`sizes`: batch sizes to capture, smallest first."""
+        """`sizes`: batch sizes to capture, smallest first. `last`: a token for each row of the table, and
+        as many slots behind them as the largest size, for tokens of prompts."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -121,38 +138,39 @@ class DecodeGraphs:
 
     def _step(self, spans: Spans, attention: GraphAttention) -> tuple[Tensor, Tensor]:
         size = len(spans.rows)
-        changes = self.inputs.buffer[2:5, :size]
+        _, _, sources, goals, *changes = self.inputs.buffer[:, :size]
         self.table.index_put_((changes[0], changes[1]), changes[2])
         torch.add(spans.positions, 1, out=spans.lengths)
-        ids = self.last.index_select(0, spans.rows)
+        ids = self.last.index_select(0, sources)
         hidden = self.decoder.forward(ids, spans, self.pool, attention)
         logits = self.decoder.logits(hidden)
         tokens = sample(
             logits, self.sampling.temperature.index_select(0, spans.rows),
             self.sampling.seeds.index_select(0, spans.rows), spans.lengths, pdl=self.pdl,
         )  # fmt: skip
-        self.last.index_put_((spans.rows,), tokens.to(torch.int32))
+        self.last.index_put_((goals,), tokens.to(torch.int32))
         return logits, tokens
 
-    def fits(self, decodes: int) -> bool:
-        return 0 < decodes <= self.sizes[-1]
+    def fits(self, lines: int) -> bool:
+        return 0 < lines <= self.sizes[-1]
 
-    def changes(self, decodes: int) -> int:
+    def changes(self, lines: int) -> int:
         """How many changes of the page table a replay takes along."""
-        return self._size(decodes)
+        return self._size(lines)
 
-    def _size(self, decodes: int) -> int:
-        return next(size for size in self.sizes if size >= decodes)
+    def _size(self, lines: int) -> int:
+        return next(size for size in self.sizes if size >= lines)
 
-    def replay(self, rows: Ints, positions: Ints, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
-        """One decode step: logits [decodes, vocab] and tokens [decodes], valid until the next replay."""
-        size = self._size(len(rows))
+    def replay(self, lines: Lines, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
+        """One step: logits [lines, vocab] and tokens [lines], valid until the next replay."""
+        count = len(lines.rows)
+        size = self._size(count)
         captured = self._captured[size]
-        self.inputs.fill(rows, positions, table, size)
+        self.inputs.fill(lines, table, size)
         if captured.attention.plans:
-            captured.attention.plan(_with_host(captured.spans, positions))
+            captured.attention.plan(_with_host(captured.spans, lines.positions))
         captured.graph.replay()
-        return captured.logits[: len(rows)], captured.tokens[: len(rows)]
+        return captured.logits[:count], captured.tokens[:count]
 
 
 def _with_host(spans: Spans, positions: Ints) -> Spans:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from baton.attention.base import Attention, Capturable, HostShape, Spans
 from baton.core.types import TokenLogprob
-from baton.engine.batch import Batch, Outcome
+from baton.engine.batch import Batch, Outcome, flatten
 from baton.engine.flight import Flight
 from baton.engine.upload import Upload
 from baton.model.decoder import Decoder
@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # needs CUDA's libraries
 
 
 NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32))
+MOST_READ = 32 << 30
+"""Bytes of keys and values that the tokens of prompts in a graph read together, each anew: some 8 ms of a
+GPU's memory, where launching the kernels of a step one by one takes the host 30."""
 LOOK_S = 0.00003
 """Between two looks at an event that is waited for."""
 
@@ -61,11 +64,13 @@ class Runner:
         rows = max_running + 1
         columns = -(-max_model_len // self.page_size) + 1
         self.table = torch.zeros(rows, columns, dtype=torch.int32, device=self.device)
-        self.last = torch.zeros(rows, dtype=torch.int32, device=self.device)
         self.sampling = SamplingRows(rows, decoder.config.vocab_size, self.device)
         self.sampler = Sampler(self.sampling)
         self.upload = Upload(self.device, capacity=1 << 16)
         largest = min(graph_max_batch, max_running)
+        self.rows = rows
+        self.last = torch.zeros(rows + largest, dtype=torch.int32, device=self.device)
+        """Each row's last token; behind them slots for tokens of prompts in a graph."""
         self.graphs = self._capture(largest, progress or (lambda done: None), only_largest)
         self._thread = _step_thread() if self.device.type == "cpu" else None
 
@@ -98,7 +103,9 @@ class Runner:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> _Awaited:
-        if self.graphs is not None and not len(batch.span_rows) and self.graphs.fits(len(batch.decode_rows)):
+        if self.graphs is not None and self.graphs.fits(batch.tokens) and self._brief(batch):
+            if len(batch.span_rows):
+                return self._replay_spans(batch, self.graphs)
             return self._replay(batch, self.graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
@@ -114,12 +121,12 @@ class Runner:
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
+        from baton.engine.graphs import Lines
+
         self._seat(batch)
-        host_rows, table = batch.decode_rows, batch.table
-        if len(table[0]) > graphs.changes(len(host_rows)):  # whole prompts have arrived
-            self._turn(table)
-            table = NO_CHANGES
-        logits, tokens = graphs.replay(host_rows, batch.decode_positions, table)
+        host_rows = batch.decode_rows
+        lines = Lines(host_rows, batch.decode_positions, host_rows, host_rows)
+        logits, tokens = graphs.replay(lines, self._changes(batch, graphs))
         if self.sampler.plain(host_rows):
             return _settled(Picked(tokens), [], [])
         at = batch.decode_positions + 1
@@ -127,6 +134,44 @@ class Runner:
         picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at))
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(host_rows), [])
+
+    def _brief(self, batch: Batch) -> bool:
+        """Whether its prompts may go a token a line: each line reads all that lies before it anew."""
+        if not len(batch.span_rows):
+            return True
+        if any(following is not None for following in batch.following):
+            return False
+        new = batch.span_tokens.astype(np.int64)
+        read = int((new * (batch.span_starts + (new + 1) / 2)).sum())
+        return read * self.pool[0].nbytes // self.page_size <= MOST_READ
+
+    def _replay_spans(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
+        """A step with short prompts, as one graph: each of their tokens is a line like a decode's."""
+        from baton.engine.graphs import Lines
+
+        self._seat(batch)
+        flat, count = flatten(batch), len(batch.ids)
+        slots = np.arange(self.rows, self.rows + count, dtype=np.int32)
+        goals = np.zeros(batch.tokens, dtype=np.int32)
+        goals[flat.lines] = flat.sampled_rows
+        lines = Lines(flat.token_rows, flat.positions, np.concatenate([slots, batch.decode_rows]), goals)
+        ids, at, rows, positions = self.upload([batch.ids, flat.lines, flat.sampled_rows, flat.sampled_at])
+        self.last[self.rows : self.rows + count] = ids
+        logits, tokens = graphs.replay(lines, self._changes(batch, graphs))
+        if not len(flat.lines):
+            return _settled(Picked(tokens[:0]), [], [])
+        if self.sampler.plain(flat.sampled_rows):
+            return _settled(Picked(tokens[at]), [], [])
+        picked = self.sampler.sample(logits[at], Places(rows, positions, flat.sampled_rows, flat.sampled_at))
+        self.last[rows] = picked.tokens.to(torch.int32)
+        return _settled(picked, self._tops(flat.sampled_rows), [])
+
+    def _changes(self, batch: Batch, graphs: DecodeGraphs) -> tuple[Ints, Ints, Ints]:
+        """Of the page table, as far as the graph takes them along."""
+        if len(batch.table[0]) <= graphs.changes(batch.tokens):
+            return batch.table
+        self._turn(batch.table)  # whole prompts have arrived
+        return NO_CHANGES
 
     # ---- before the model ----
 
@@ -149,37 +194,29 @@ class Runner:
         self.table[rows, columns] = pages
 
     def _lay_out(self, batch: Batch) -> Shape:
-        decodes = len(batch.decode_rows)
-        new = np.concatenate([batch.span_tokens, np.ones(decodes, dtype=np.int32)])
-        rows = np.concatenate([batch.span_rows, batch.decode_rows])
-        begins = np.concatenate([batch.span_starts, batch.decode_positions])
-        starts = np.zeros(len(new) + 1, dtype=np.int32)
-        np.cumsum(new, out=starts[1:])
-        positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(begins - starts[:-1], new)
-        lengths = begins + new
-        picks = np.concatenate([batch.span_samples, np.ones(decodes, dtype=np.bool_)])
-        lines, sampled_rows, sampled_at = (starts[1:] - 1)[picks], rows[picks], lengths[picks]
+        flat = flatten(batch)
         d = self.upload(
             [
-                rows,
-                starts,
-                lengths,
-                positions,
-                np.repeat(rows, new),
-                lines,
-                sampled_rows,
-                sampled_at,
+                flat.rows,
+                flat.starts,
+                flat.lengths,
+                flat.positions,
+                flat.token_rows,
+                flat.lines,
+                flat.sampled_rows,
+                flat.sampled_at,
                 batch.ids,
             ]
         )
+        host = HostShape(tuple(flat.new.tolist()), tuple(flat.lengths.tolist()))
         spans = Spans(
             table=self.table, rows=d[0], starts=d[1], lengths=d[2], positions=d[3], token_rows=d[4],
-            prefills=len(batch.span_rows), host=HostShape(tuple(new.tolist()), tuple(lengths.tolist())),
+            prefills=len(batch.span_rows), host=host,
         )  # fmt: skip
         ids = d[8]
-        if decodes:
+        if len(batch.decode_rows):
             ids = torch.cat([ids, self.last[d[0][len(batch.span_rows) :]]])
-        return Shape(ids, spans, Places(d[6], d[7], sampled_rows, sampled_at), d[5])
+        return Shape(ids, spans, Places(d[6], d[7], flat.sampled_rows, flat.sampled_at), d[5])
 
     # ---- after the model ----
 
