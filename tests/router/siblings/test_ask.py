@@ -225,6 +225,24 @@ def test_a_page_goes_on_when_another_process_is_killed_and_comes_again(behind: B
     assert known >= {*meanwhile, *again} and not known & set(lost), "what a process knew goes with it"
 
 
+@pytest.mark.timeout(300)
+def test_nothing_waits_for_a_process_that_is_stopped(behind: Behind) -> None:
+    first, second, third = behind.processes
+    kept, slow = behind.client(first, [second, third]), behind.client(second, [first, third])
+    ask(kept, 1)
+    watch = Watch(behind.client(first, [second, third]))
+    with stopped([second]):
+        told = kept.get("/debug/placements").json()
+        assert len(told["unheard"]) == 1 and told["placements"]
+        snapshots = len(watch.of("snapshot"))
+        eventually(lambda: len(watch.of("snapshot")) > snapshots + 4, SECONDS)  # it is lost by now
+        asked = ask(kept, 2)
+        eventually(lambda: watch.placed.keys() >= set(asked), SECONDS)
+    asked += ask(slow, 2)
+    eventually(lambda: watch.placed.keys() >= set(asked), SECONDS)
+    assert set(watch.placed.values()) == {1} and len(watch.of("hello")) == 1
+
+
 def test_siblings_are_told_and_nobody_else(behind: Behind) -> None:
     """Their ports are on the loopback, where others may be."""
     asked = 0
