@@ -22,6 +22,7 @@ from baton.testing.simulated import Timing
 
 SECONDS = 60.0
 """For whatever must come: a loaded machine takes its time."""
+LONG = {"prompt": [1, 2], "max_tokens": 3000, "stream": True}
 
 
 class Behind:
@@ -191,10 +192,9 @@ def test_any_process_shows_what_all_have_placed_and_each_once(behind: Behind) ->
 def test_what_is_under_way_is_counted_over_all(behind: Behind) -> None:
     asking, looking = behind.clients(), behind.clients()
     watches = [Watch(client) for client in behind.clients()]
-    body = {"prompt": [1, 2], "max_tokens": 3000, "stream": True}
     with ExitStack() as streams:
         for client in asking:
-            streams.enter_context(client.stream("POST", "/v1/completions", json=body))
+            streams.enter_context(client.stream("POST", "/v1/completions", json=LONG))
         for client in looking:
             told = told_by_all(client, "/debug/fleet")
             assert (told["running"], told["waiting"]) == (3, 0)
@@ -231,14 +231,16 @@ def test_nothing_waits_for_a_process_that_is_stopped(behind: Behind) -> None:
     kept, slow = behind.client(first, [second, third]), behind.client(second, [first, third])
     ask(kept, 1)
     watch = Watch(behind.client(first, [second, third]))
-    with stopped([second]):
-        told = kept.get("/debug/placements").json()
-        assert len(told["unheard"]) == 1 and told["placements"]
-        snapshots = len(watch.of("snapshot"))
-        eventually(lambda: len(watch.of("snapshot")) > snapshots + 4, SECONDS)  # it is lost by now
-        asked = ask(kept, 2)
-        eventually(lambda: watch.placed.keys() >= set(asked), SECONDS)
-    asked += ask(slow, 2)
+    with slow.stream("POST", "/v1/completions", json=LONG):
+        eventually(lambda: watch.running == 1, SECONDS)
+        with stopped([second]):
+            told = kept.get("/debug/placements").json()
+            assert len(told["unheard"]) == 1 and told["placements"]
+            eventually(lambda: watch.running == 0, SECONDS)  # nobody knows any more
+            asked = ask(kept, 2)
+            eventually(lambda: watch.placed.keys() >= set(asked), SECONDS)
+        eventually(lambda: watch.running == 1, SECONDS)
+    asked += ask(behind.client(second, [first, third]), 2)
     eventually(lambda: watch.placed.keys() >= set(asked), SECONDS)
     assert set(watch.placed.values()) == {1} and len(watch.of("hello")) == 1
 
