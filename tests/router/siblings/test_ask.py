@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
 from tests.router.test_workers import children
+from tests.spawned import eventually
 
 from baton.testing.simulated import Timing
 
