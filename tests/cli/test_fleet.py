@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 
 import httpx
 import msgspec
@@ -93,6 +94,16 @@ def test_the_difference_of_two_looks_survives_a_restart() -> None:
     after = Figures.read("a_total 12\nb_total 1\nc_total 5\n")
     grown = after.since(before)
     assert [grown.total(name) for name in ("a_total", "b_total", "c_total")] == [2, 1, 5]
+
+
+def test_a_process_that_was_silent_for_a_look_has_not_done_all_its_work_since() -> None:
+    def read(**counts: int) -> Figures:
+        told = [f'a_total{{process="{name[1:]}"}} {count}' for name, count in counts.items()]
+        return Figures.read("\n".join([*told, ""]))
+
+    looks = [read(p0=10, p1=500), read(p0=12), read(p0=15, p1=501), read(p0=15, p1=505)]
+    grown = [after.since(before).total("a_total") for before, after in pairwise(looks)]
+    assert grown == [2, 3, 4]
 
 
 def test_a_single_pod_is_looked_at_as_it_is(one: Scripted) -> None:

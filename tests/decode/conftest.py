@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from tests.checkpoints import checkpoint
-from tests.decode.served import START_S, Pod, await_true
+from tests.decode.served import Pod
+from tests.spawned import START_S, await_true
 
 __all__ = ["checkpoint", "http", "pod"]
 

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
+from tests.spawned import Spawned
 
 from baton.tiny import model_path
 
-START_S = 90.0
-"""A loaded machine takes its time to import torch."""
 
-
-class Pod:
-    """One running pod, with the model that ships with Baton. `log` grows while it runs."""
+class Pod(Spawned):
+    """One running pod, with the model that ships with Baton."""
 
     def __init__(self, *flags: str, service: str = "decode") -> None:
-        command = [sys.executable, "-m", f"baton.{service}", "--engine.model", str(model_path())]
-        command += ["--role", "unified"] if service == "decode" and "--role" not in flags else []
-        command += ["--http.host", "127.0.0.1", "--http.port", "0"]
-        command += ["--engine.pages", "1024", "--engine.threads", "1", *flags]
-        environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
-        self.log: list[dict[str, Any]] = []
-        self.words: list[str] = []
-        """Lines that are no JSON."""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                self.log.append(json.loads(line))
-            except json.JSONDecodeError:
-                self.words.append(line)
-
-    def said(self, message: str) -> dict[str, Any] | None:
-        return next((line for line in self.log if line["message"] == message), None)
-
-    def await_line(self, message: str, seconds: float = START_S) -> dict[str, Any]:
-        await_true(lambda: self.said(message) is not None or self.process.poll() is not None, seconds)
-        line = self.said(message)
-        assert line is not None, f"ended with {self.process.returncode}: {self.log} {self.words}"
-        return line
-
-    @property
-    def port(self) -> int:
-        port: int = self.await_line("listening")["port"]
-        return port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        words = ["--engine.model", str(model_path())]
+        words += ["--role", "unified"] if service == "decode" and "--role" not in flags else []
+        words += ["--http.host", "127.0.0.1", "--http.port", "0"]
+        super().__init__(service, *words, "--engine.pages", "1024", "--engine.threads", "1", *flags)
 
     def ranks(self) -> list[int]:
         """Process ids of its engine's ranks."""
@@ -75,40 +30,3 @@ class Pod:
             if int(fields[1]) == self.process.pid and "baton.engine.process" in words:
                 found.append(int(stat.parent.name))
         return found
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def wait(self, seconds: float) -> int:
-        status = self.process.wait(seconds)
-        self._reader.join(5)
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._reader.join(5)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-def await_true(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)
-
-
-def samples(text: str) -> dict[str, float]:
-    """Prometheus text as `name{label=value}` → value."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(one.labels.items()))
-            found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
-    return found

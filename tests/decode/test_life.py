@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.decode.served import Pod, await_true, samples
+from tests.decode.served import Pod
+from tests.spawned import await_true, samples
 
 import openai
 from baton.decode.__main__ import main

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.decode.reading import Answer, read
-from tests.decode.served import Pod, await_true, samples
+from tests.decode.served import Pod
+from tests.spawned import await_true, samples
 
 from baton.openai import (
     Delivered,

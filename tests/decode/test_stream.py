@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.decode.served import samples
+from tests.spawned import samples
 from tests.tokens import checkpoints
 
 from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, QueueFull, WorkerDied

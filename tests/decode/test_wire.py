@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.decode.reading import read
-from tests.decode.served import Pod, await_true, samples
+from tests.decode.served import Pod
+from tests.spawned import await_true, samples
 
 LONG: dict[str, Any] = {"prompt": "fox", "max_tokens": 4000, "temperature": 0, "ignore_eos": True}
 

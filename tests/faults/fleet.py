@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.decode.served import await_true, samples
+from tests.spawned import await_true, samples
 
 from baton.tiny import model_path
 

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
-from tests.decode.served import await_true
 from tests.faults.fleet import HANDOFF, DecodePod, body, free_port
 from tests.faults.prompts import texts, wanted
+from tests.spawned import await_true
 from tests.transfer.side import Side, push
 
 from baton.engine import LLM

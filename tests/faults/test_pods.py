@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.decode.served import await_true
 from tests.faults.fleet import DecodePod, Fleet, PrefillPod, body, until
 from tests.faults.prompts import texts, wanted
+from tests.spawned import await_true
 
 from baton.engine import LLM
 from baton.protocol.pods import LAPSE_S

@@ -17,11 +17,13 @@ from baton.openai import (
     Prompt,
     ServedModel,
     Shape,
+    Timeline,
     Usage,
     choice_stream,
     description,
     detokenize,
     error_body,
+    error_event,
     model_list,
     response,
     timeline_event,
@@ -37,6 +39,7 @@ PATHS = {
 }
 SCORE = TokenLogprob(token_id=40, logprob=-0.5, rank=1, top=((40, -0.5), (41, -1.5)))
 USAGE = Usage(prompt_tokens=2, completion_tokens=1)
+TIMELINE = Timeline(pod="d", marks=(("queued", 0.1), ("merged", 2.0)), prefill="p", cached=1, handed=96)
 
 
 def told(guarded: bool = False) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def choice(full: bool) -> Choice:
 @pytest.mark.parametrize("endpoint", PATHS)
 def test_whole_answers(endpoint: Endpoint, full: bool, model: ServedModel) -> None:
     shape = Shape(endpoint=endpoint, id="x", model="m", created=5, return_token_ids=full, logprob_text=full)
-    body = response(shape, [choice(full)], model.tokenizer, {"pod": "d"} if full else None)
+    body = response(shape, [choice(full)], model.tokenizer, TIMELINE if full else None)
     check(body, answered(PATHS[endpoint])["schema"])
 
 
@@ -96,7 +99,8 @@ def test_every_event_of_a_stream(endpoint: Endpoint, full: bool, model: ServedMo
         stream.chunk("c", [40], finish=Finish.STOP, stop="c", **scores),
     ]
     if endpoint is not Endpoint.GENERATE:
-        events += [usage_event(shape, USAGE), timeline_event(shape, {"pod": "d"})]
+        events.append(usage_event(shape, USAGE))
+    events += [timeline_event(shape, TIMELINE), error_event(QueueFull("later"))]
     for event in events:
         check(
             event.partition(b"data: ")[2],

@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 import msgspec
-from tests.decode.served import START_S, Pod, await_true, samples
+from tests.decode.served import Pod
+from tests.spawned import START_S, await_true, samples
 
 from baton.state import EmbeddedRedis, FleetMirror, Link, StateSettings, WorkerLease
 from baton.tokens.identity import page_identities, root_salt

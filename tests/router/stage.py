@@ -7,19 +7,14 @@ say `verify=False`: reading the certificates that nobody needs takes each new on
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
 import uvloop
-from tests.decode.served import await_true
+from tests.spawned import Spawned, await_true
 
 from baton.state import EmbeddedRedis
 from baton.testing.simulated import Peers, SimulatedSettings, SimulatedWorker, Timing, text_of, token_source
@@ -28,47 +23,16 @@ from baton.tokens import ChatTemplates, Tokenizer
 
 T = TypeVar("T")
 
-START_S = 60.0
 VOCABULARY = 30000
 
 
-class Router:
-    """`python -m baton.router`. `log` grows while it runs; `operator` is the key that sees its pods."""
+class Router(Spawned):
+    """`python -m baton.router`. `operator` is the key that sees its pods."""
 
     def __init__(self, redis: str, *flags: str, operator: str = "") -> None:
         self.headers = {"authorization": f"Bearer {operator}"} if operator else {}
-        command = [sys.executable, "-m", "baton.router", "--model.tokenizer", str(model_path())]
-        command += ["--state.url", redis, "--http.host", "127.0.0.1", "--http.port", "0", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.log: list[dict[str, Any]] = []
-        self.words: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                self.log.append(json.loads(line))
-            except json.JSONDecodeError:
-                self.words.append(line)
-
-    def said(self, message: str, **fields: Any) -> dict[str, Any] | None:
-        return next(
-            (line for line in self.log if line["message"] == message and fields.items() <= line.items()), None
-        )
-
-    @property
-    def port(self) -> int:
-        await_true(lambda: self.said("listening") is not None or self.process.poll() is not None, START_S)
-        line = self.said("listening")
-        assert line is not None, f"ended with {self.process.poll()}: {self.log} {self.words}"
-        port: int = line["port"]
-        return port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        words = ["--model.tokenizer", str(model_path()), "--state.url", redis]
+        super().__init__("router", *words, "--http.host", "127.0.0.1", "--http.port", "0", *flags)
 
     def ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz", verify=False).status_code == 200
@@ -80,21 +44,6 @@ class Router:
     def fleet(self) -> set[str]:
         workers = httpx.get(f"{self.url}/debug/fleet", headers=self.headers, verify=False).json()["workers"]
         return {one["id"] for one in workers}
-
-    def wait(self, seconds: float) -> int:
-        return self.process.wait(seconds)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._reader.join(5)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
 
 class Stage:
@@ -163,9 +112,3 @@ def prompt_ids(text: str) -> list[int]:
 def expected(prompt: list[int], tokens: int, seed: int | None = None) -> str:
     """What a simulated worker answers."""
     return text_of(token_source(prompt, seed, VOCABULARY).first(tokens))
-
-
-def eventually(fact: Callable[[], bool], seconds: float = 5.0) -> float:
-    began = time.monotonic()
-    await_true(fact, seconds)
-    return time.monotonic() - began

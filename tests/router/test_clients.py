@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually, expected, prompt_ids
+from tests.router.stage import Router, Stage, expected, prompt_ids
+from tests.spawned import eventually
 
 import openai
 from baton.testing.simulated import SimulatedWorker, Timing

@@ -11,9 +11,9 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import pytest
-from tests.decode.served import await_true
 from tests.router import nursery
 from tests.router.stage import VOCABULARY, Router, Stage, expected
+from tests.spawned import await_true
 
 import openai
 from baton.testing.simulated import SimulatedSettings, Timing

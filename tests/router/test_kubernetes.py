@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from tests.router.apiserver import ApiServer
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
+from tests.spawned import eventually
 
 from baton.testing.simulated import SimulatedWorker, Timing
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.decode.served import samples
-from tests.router.stage import Router, Stage, eventually, expected
+from tests.router.stage import Router, Stage, expected
+from tests.spawned import eventually, samples
 
 import openai
 from baton.router.__main__ import main

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
+from tests.spawned import eventually
 
 from baton.cli.fleet.read import look
 from baton.core.errors import Forbidden, Unauthenticated

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
+from tests.spawned import eventually
 
 from baton.router.placement import Candidate, Decision, Health
 from baton.router.pods.pace import LEAST, PROBE_LASTS_S, PROBE_S, SLOW, TOLERANCE_S, Paces, mixed, ratio_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.decode.served import await_true
 from tests.router.stage import Router, Stage
+from tests.spawned import await_true
 
 import openai
 from baton.engine import LLM, SamplingParams

@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
+from tests.spawned import eventually
 
 BODY: dict[str, Any] = {"prompt": list(range(1, 200)), "max_tokens": 4, "temperature": 0}
 

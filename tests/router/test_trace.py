@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
 from tests.router.test_failure import CHAT, first_of
+from tests.spawned import eventually
 from tests.trace.collector import Collector
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-from tests.router.stage import Router, Stage, eventually, expected
+from tests.router.stage import Router, Stage, expected
+from tests.spawned import eventually
 
 from baton.testing.simulated import SimulatedWorker, Timing
 from baton.tokens import page_identities, root_salt

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.decode.served import samples
-from tests.router.stage import Router, Stage, eventually
+from tests.router.stage import Router, Stage
+from tests.spawned import eventually, samples
 
 from baton.router.exposed import merged
 

@@ -20,9 +20,8 @@ from baton.decode.front import Front
 from baton.decode.meters import Meters
 from baton.decode.sequence import OpenSequence
 from baton.decode.work import Work
-from baton.openai import Choice, ServedModel, Usage, ending, timeline_event, usage_event
+from baton.openai import Choice, ServedModel, Timeline, Usage, ending, timeline_event, usage_event
 from baton.protocol.engine import Update
-from baton.protocol.placed import Timeline
 
 log = logging.getLogger(__name__)
 

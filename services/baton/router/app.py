@@ -35,6 +35,7 @@ from baton.openai import (
 from baton.openai.bookmark import LAST_EVENT
 from baton.router.entry import Admission, Gate, Key
 from baton.router.meters import Meters
+from baton.router.own import Own
 from baton.router.page import Page
 from baton.router.probes import Probes
 from baton.router.relay import Errand, Errands
@@ -57,6 +58,7 @@ class App:
     probes: Probes
     meters: Meters
     clock: Clock
+    own: Own
     page: Page | None = None
     tracing: Tracing = SILENT
 
@@ -95,9 +97,9 @@ class App:
         """What the second port serves."""
         return application([*self.probes.routes(), self.probes.metrics_route()])
 
-    def own(self) -> Starlette:
-        """What siblings ask of one process."""
-        return application([self.probes.own_route()])
+    def beneath(self) -> Starlette:
+        """What siblings ask of this process."""
+        return application(self.own.routes(self.page.sight if self.page is not None else None))
 
     def _doors(self) -> Doors[Key]:
         return Doors(

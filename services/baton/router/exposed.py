@@ -6,22 +6,17 @@ sums and rates work as they do over replicas, and no figure's meaning depends on
 
 from __future__ import annotations
 
-import asyncio
-
-from baton.core.errors import PeerLost
 from baton.router.gauges import Gauges
-from baton.router.wire import Origin, Pool, fetch
+from baton.router.siblings import Siblings
 from baton.telemetry import Metrics
 
-SECONDS = 2.0
+PATH = "/metrics"
 
 
 class Exposed:
-    def __init__(self, metrics: Metrics, gauges: Gauges, pool: Pool, siblings: tuple[int, ...]) -> None:
-        """`siblings`: loopback ports of all processes by number; none when there is only this one."""
+    def __init__(self, metrics: Metrics, gauges: Gauges, siblings: Siblings) -> None:
         self._metrics = metrics
         self._gauges = gauges
-        self._pool = pool
         self._siblings = siblings
 
     def own(self) -> bytes:
@@ -29,18 +24,11 @@ class Exposed:
         return self._metrics.render()
 
     async def all(self) -> bytes:
-        if not self._siblings:
+        if not self._siblings.ports:
             return self.own()
-        told = await asyncio.gather(*(self._ask(port) for port in self._siblings))
-        return merged({str(number): text for number, text in enumerate(told) if text})
-
-    async def _ask(self, port: int) -> str:
-        """Empty from one that is being started again."""
-        try:
-            _, body = await fetch(self._pool, Origin("127.0.0.1", port), "/metrics", seconds=SECONDS)
-        except PeerLost:
-            return ""
-        return body.decode()
+        told = await self._siblings.ask(PATH)
+        told[self._siblings.number] = self.own()
+        return merged({str(number): told[number].decode() for number in sorted(told)})
 
 
 def merged(texts: dict[str, str]) -> bytes:

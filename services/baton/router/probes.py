@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,26 +11,25 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from baton.core.clock import Clock
 from baton.core.version import version
-from baton.router.entry import Admission, Gate
+from baton.router.entry import Gate
 from baton.router.exposed import Exposed
+from baton.router.own import PLACEMENTS, STATE, Own, Shown
 from baton.router.placement import Query, Reason, Refusal
 from baton.router.pods import Pods
-from baton.router.relay import Trail
+from baton.router.relay.trail import KEPT
+from baton.router.siblings import State
 from baton.telemetry import CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
     gate: Gate
-    admission: Admission
     pods: Pods
-    trail: Trail
     exposed: Exposed
+    own: Own
     detail: Callable[[], Mapping[str, object]]
     """How the router stands with whatever tells it of pods."""
-    clock: Clock
 
     def routes(self) -> list[Route]:
         return [
@@ -45,10 +44,6 @@ class Probes:
 
     def metrics_route(self) -> Route:
         return Route("/metrics", self._metrics)
-
-    def own_route(self) -> Route:
-        """This process's own figures, for its siblings."""
-        return Route("/metrics", self._own)
 
     def unready(self) -> tuple[str, str] | None:
         """Why no request can be answered now: a code, and the reason in words."""
@@ -91,27 +86,45 @@ class Probes:
     async def _metrics(self, request: HttpRequest) -> Response:
         return Response(await self.exposed.all(), media_type=CONTENT_TYPE)
 
-    async def _own(self, request: HttpRequest) -> Response:
-        return Response(self.exposed.own(), media_type=CONTENT_TYPE)
-
     async def _placements(self, request: HttpRequest) -> Response:
+        """Of all processes the last."""
         self.gate.check_operator(request.scope)
-        now = self.clock.now()
-        return _json({"placements": [one.shown(now) for one in reversed(self.trail.placements)]})
+        siblings = self.own.siblings
+        heard = await siblings.ask(PLACEMENTS)
+        told = {number: msgspec.json.decode(body, type=list[Shown]) for number, body in heard.items()}
+        told[siblings.number] = self.own.placements()
+        every = [
+            (at, {"process": number, **shown} if siblings.ports else shown)
+            for number, several in told.items()
+            for at, shown in several
+        ]
+        every.sort(key=lambda one: one[0], reverse=True)
+        return _json({"placements": [shown for _, shown in every[:KEPT]], **self._unheard(heard)})
 
     async def _fleet(self, request: HttpRequest) -> Response:
         self.gate.check_operator(request.scope)
-        return _json(self.fleet())
+        heard = await self.own.siblings.ask(STATE)
+        states = [self.own.state(), *(msgspec.json.decode(body, type=State) for body in heard.values())]
+        return _json({**self.fleet(states), **self._unheard(heard)})
 
-    def fleet(self) -> dict[str, Any]:
-        """Every worker as this router sees it."""
+    def _unheard(self, heard: Mapping[int, bytes]) -> dict[str, Any]:
+        """Which processes' part is lacking, where there are several."""
+        siblings = self.own.siblings
+        return {"unheard": [one for one in siblings.others if one not in heard]} if siblings.ports else {}
+
+    def fleet(self, states: Sequence[State]) -> dict[str, Any]:
+        """Every worker as this router sees it, whose processes are in these states."""
         pods, loads = self.pods, self.pods.loads
-        workers, slow = [], pods.paces.slow
+        shunned = {id for one in states for id in one.shunned}
+        slow: dict[str, float] = {}
+        for id, slowness in [pair for one in states for pair in one.slow.items()]:
+            slow[id] = max(slowness, slow.get(id, 1.0))
+        workers = []
         for id, lease in pods.fleet.workers.items():
             facts = {name: getattr(lease, name) for name in lease.__struct_fields__ if name != "agents"}
             total = loads.total(id)
             told = {
-                "shunned": id in pods.shunning.shunned,
+                "shunned": id in shunned,
                 "slowness": round(slow.get(id, 1.0), 1),
                 "pages_indexed": pods.index.pages.get(id, 0),
             }
@@ -119,8 +132,9 @@ class Probes:
         return {
             **self.summary(),
             "workers": workers,
-            "running": self.admission.running,
-            "waiting": self.admission.waiting,
+            "shunned": sorted(shunned),
+            "running": sum(one.running for one in states),
+            "waiting": sum(one.waiting for one in states),
             "routers": loads.routers,
         }
 

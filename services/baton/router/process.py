@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from baton.core.clock import SystemClock
@@ -24,11 +25,13 @@ from baton.router.exposed import Exposed
 from baton.router.gauges import Gauges
 from baton.router.kubernetes import Api, KubernetesFleet
 from baton.router.meters import Meters
-from baton.router.page import Feed, Page, sources_of
+from baton.router.own import NEWS, Own
+from baton.router.page import Feed, Page, Sight, sources_of
 from baton.router.pods import Catalog, Pods
 from baton.router.probes import Probes
 from baton.router.relay import Errands, RetryBudget, Trail
 from baton.router.settings import RouterSettings
+from baton.router.siblings import Siblings
 from baton.router.understand import Understanding
 from baton.router.wire import Pool
 from baton.state import FleetMirror, IndexFeed, LeaseBoard, Link
@@ -50,9 +53,11 @@ class Share:
     metrics: socket.socket | None = None
     page: socket.socket | None = None
     own: socket.socket | None = None
-    """On the loopback: where its siblings ask for its own figures."""
+    """On the loopback: where its siblings ask for its own part."""
     siblings: tuple[int, ...] = ()
     """The ports of all of them, its own included, by number."""
+    word: str = ""
+    """What they know each other by."""
     feed: int = 0
     """The port of the feed that reads prefix events for all of them; without one it reads them itself."""
 
@@ -72,7 +77,7 @@ async def run(settings: RouterSettings, share: Share = Share()) -> None:
         if app.page is not None and (port := settings.ui.port):
             await stack.enter_async_context(HttpServer(app.beside(), settings.http, port, share.page))
         if share.own is not None:
-            await stack.enter_async_context(HttpServer(app.own(), settings.http, listening=share.own))
+            await stack.enter_async_context(HttpServer(app.beneath(), settings.http, listening=share.own))
         log.info("listening", extra={"port": http.port})
         await first_of(stop.wait(), http.ended.wait())
         if http.ended.is_set() and not stop.is_set():
@@ -135,17 +140,16 @@ async def _build(
         return told
 
     gauges = Gauges(metrics, pods, admission, mirror, shared=bool(settings.state.url))
-    exposed = Exposed(metrics, gauges, pool, share.siblings)
-    probes = Probes(gate, admission, pods, trail, exposed, detail, clock)
+    number = share.siblings.index(share.own.getsockname()[1]) if share.own is not None else 0
+    siblings = Siblings(pool, share.siblings, number, share.word)
+    exposed = Exposed(metrics, gauges, siblings)
+    own = Own(exposed, admission, pods, trail, siblings, clock)
+    probes = Probes(gate, pods, exposed, own, detail)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
         _background(stack, work)
     understanding = Understanding(pods, settings.keys.shared_cache)
-    page = None
-    if settings.ui.enabled:
-        feed = _feed(settings, probes, meters, pool)
-        page = Page(feed, gate.check_operator)
-        _background(stack, feed.run())
-    return App(settings, gate, understanding, admission, errands, probes, meters, clock, page, tracing)
+    page = _page(settings, stack, probes, own, meters) if settings.ui.enabled else None
+    return App(settings, gate, understanding, admission, errands, probes, meters, clock, own, page, tracing)
 
 
 async def _mirror(settings: RouterSettings, stack: AsyncExitStack, name: str, feed: int) -> FleetMirror:
@@ -162,16 +166,25 @@ async def _mirror(settings: RouterSettings, stack: AsyncExitStack, name: str, fe
     return mirror
 
 
-def _feed(settings: RouterSettings, probes: Probes, meters: Meters, pool: Pool) -> Feed:
+def _page(settings: RouterSettings, stack: AsyncExitStack, probes: Probes, own: Own, meters: Meters) -> Page:
+    """It follows this process and its siblings."""
+
     def problem() -> str:
         why = probes.unready()
         return why[1] if why else ""
 
-    sources = sources_of(
-        pods=probes.pods, trail=probes.trail, meters=meters, admission=probes.admission, pool=pool,
-        policy=settings.placement.policy, problem=problem, clock=probes.clock,
+    clock, siblings = own.clock, own.siblings
+    seen, sources = sources_of(
+        pods=own.pods, trail=own.trail, meters=meters, state=own.state, pool=siblings.pool,
+        policy=settings.placement.policy, problem=problem, clock=clock,
     )  # fmt: skip
-    return Feed(sources, probes.clock)
+    sight = Sight(seen, clock)
+    processes = {siblings.number: sight.follow}
+    processes |= {number: partial(siblings.follow, number, NEWS) for number in siblings.others}
+    feed = Feed(sources, processes, siblings.number, clock)
+    for work in (sight.run(), feed.run()):
+        _background(stack, work)
+    return Page(feed, sight, probes.gate.check_operator)
 
 
 async def feed(settings: RouterSettings, listening: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 The parent binds the sockets and does nothing else: no event loop, no thread, so that it may fork at any
 time. Each child is a whole router, but for one: the feed, which reads prefix events for all of them and goes
-last. /metrics of any router tells of all.
+last. Any router tells of all: its /metrics, its page, its /debug paths.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -66,7 +67,8 @@ class Workers:
             ports = tuple([one.getsockname()[1] for one in own])
             feeding = stack.enter_context(listen("127.0.0.1", 0))
             port = feeding.getsockname()[1]
-            shares = [Share(main, metrics, page, one, ports, port) for one in own]
+            word = secrets.token_hex(16)
+            shares = [Share(main, metrics, page, one, ports, word, port) for one in own]
             self._lives = [
                 *(partial(self._route, share) for share in shares),
                 lambda: self._feed(feeding.dup()),

@@ -10,7 +10,7 @@ from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
 from baton.openai.failures import error_body, error_event, read_error, status_of
 from baton.openai.sampling import SamplingDefaults
 from baton.openai.served import ServedModel, model_list
-from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
+from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
 from baton.openai.stream import ChoiceStream, choice_stream, timeline_event, usage_event
 from baton.openai.tokenizing import detokenize, tokenize
 
@@ -28,6 +28,7 @@ __all__ = [
     "SamplingDefaults",
     "ServedModel",
     "Shape",
+    "Timeline",
     "Usage",
     "choice_stream",
     "detokenize",

@@ -16,13 +16,15 @@ from baton.openai.logprobs import (
     token_offsets,
     top_scored,
 )
-from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Usage
+from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
 from baton.tokens.tokenizer import Tokenizer
 
 CHUNK_OBJECT = {Endpoint.CHAT: "chat.completion.chunk", Endpoint.COMPLETION: "text_completion"}
 
 
-def response(shape: Shape, choices: Sequence[Choice], tokenizer: Tokenizer, timeline: object = None) -> bytes:
+def response(
+    shape: Shape, choices: Sequence[Choice], tokenizer: Tokenizer, timeline: Timeline | None = None
+) -> bytes:
     """The whole answer. `choices` are all of the request's, in order; `timeline` is told where it is known,
     with the first of several answers."""
     told = {} if timeline is None else {"baton": timeline}

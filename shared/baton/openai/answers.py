@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from baton.openai.shape import Timeline
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -62,7 +64,7 @@ class Answer(Told, kw_only=True):
     id: str
     created: int
     model: str
-    baton: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    baton: Timeline | msgspec.UnsetType = msgspec.UNSET
     """Which pods served it and when, where that was asked for."""
 
 
@@ -139,7 +141,14 @@ class Generated(Told, kw_only=True):
     meta_info: MetaInfo
     index: int | msgspec.UnsetType = msgspec.UNSET
     """In a stream of several answers: which of them this belongs to."""
-    baton: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    baton: Timeline | msgspec.UnsetType = msgspec.UNSET
+    """Of a whole answer; the first, where there are several."""
+
+
+class Timed(Told, kw_only=True):
+    """The last event of a stream of /generate, where a timeline was asked for."""
+
+    baton: Timeline
 
 
 class Tokenized(Told, kw_only=True):

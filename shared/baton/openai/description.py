@@ -1,8 +1,7 @@
 """GET /openapi.json: what a service takes and answers, as an OpenAPI 3.1 document.
 
 Requests are described by the very types that read them, answers by types that tests hold them against. A
-field that is known and refused is not in it, nor what operators and probes ask. Not described: the event that
-ends a stream of /generate with a timeline, which has nothing but `baton`.
+field that is known and refused is not in it, nor what operators and probes ask.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from baton.openai.answers import (
     FailureBody,
     Generated,
     ModelList,
+    Timed,
     Tokenized,
 )
 from baton.openai.requests import (
@@ -53,13 +53,15 @@ class Described:
     """Type of a whole answer."""
     body: type[msgspec.Struct] | None = None
     """What is posted; None for a GET."""
-    chunk: Any = None
-    """Type of a stream's events, where it has them."""
+    chunks: tuple[type[msgspec.Struct], ...] = ()
+    """Types of a stream's events, where it has them; one that fails ends with a failure besides."""
     refusals: tuple[int, ...] = ()
 
 
-def _generates(summary: str, body: type[msgspec.Struct], answer: Any, chunk: Any) -> Described:
-    return Described(summary=summary, body=body, answer=answer, chunk=chunk, refusals=_REFUSALS)
+def _generates(
+    summary: str, body: type[msgspec.Struct], answer: Any, *chunks: type[msgspec.Struct]
+) -> Described:
+    return Described(summary=summary, body=body, answer=answer, chunks=chunks, refusals=_REFUSALS)
 
 
 ENDPOINTS: Mapping[str, Described] = {
@@ -68,7 +70,7 @@ ENDPOINTS: Mapping[str, Described] = {
     ),
     "/v1/completions": _generates("What follows a prompt", CompletionRequest, Completion, Completion),
     "/generate": _generates(
-        "SGLang's own form of a completion", GenerateRequest, Generated | list[Generated], Generated
+        "SGLang's own form of a completion", GenerateRequest, Generated | list[Generated], Generated, Timed
     ),
     "/tokenize": Described(
         summary="The tokens of a prompt or of a conversation",
@@ -88,7 +90,7 @@ def describe(version: str, paths: Iterable[str], *, guarded: bool) -> bytes:
     chosen = {path: ENDPOINTS[path] for path in paths}
     types: list[Any] = [FailureBody]
     for one in chosen.values():
-        types += [kind for kind in (one.body, one.answer, one.chunk) if kind is not None]
+        types += [kind for kind in (one.body, one.answer, *one.chunks) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     of = dict(zip(map(repr, types), schemas, strict=True))
     for kind in {one.body for one in chosen.values()} - {None}:
@@ -111,17 +113,19 @@ def describe(version: str, paths: Iterable[str], *, guarded: bool) -> bytes:
     return msgspec.json.encode(made)
 
 
-def _event(chunk: Any) -> dict[str, Any]:
-    """One event of a stream. The last says [DONE], which is no JSON."""
-    data = {"type": "string", "contentMediaType": JSON, "contentSchema": chunk}
+def _event(kinds: list[Any]) -> dict[str, Any]:
+    """One event of a stream."""
+    about = "JSON, but for the last event of a stream that ended well, which says [DONE]."
+    content = {"contentMediaType": JSON, "contentSchema": {"anyOf": kinds}}
+    data = {"type": "string", "description": about, **content}
     fields = {"id": {"type": "string"}, "event": {"type": "string"}, "data": data}
     return {"type": "object", "properties": fields, "required": ["data"]}
 
 
 def _path(one: Described, of: Mapping[str, Any]) -> dict[str, Any]:
     content = {JSON: {"schema": of[repr(one.answer)]}}
-    if one.chunk is not None:
-        content[EVENTS] = {"schema": _event(of[repr(one.chunk)])}
+    if one.chunks:
+        content[EVENTS] = {"schema": _event([of[repr(kind)] for kind in (*one.chunks, FailureBody)])}
     failure = {JSON: {"schema": of[repr(FailureBody)]}}
     statuses = (*_MISTAKES, *one.refusals) if one.body is not None else (401, 405, 431, *one.refusals)
     responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from baton.core.types import Finish, TokenLogprob
 
 
@@ -90,3 +92,17 @@ class Choice:
     """Needed for echo, return_token_ids and prompt_logprobs."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One per token of the prompt; the first token has none."""
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When what happened to a request, in milliseconds since the pod took it, in order. Told as it is."""
+
+    pod: str
+    """Who answers."""
+    marks: tuple[tuple[str, float], ...]
+    prefill: str
+    """Who computed the prompt; empty for the pod itself."""
+    cached: int
+    """Prompt tokens that were not computed again, anywhere."""
+    handed: int
+    """Bytes that were written into this pod."""

@@ -17,7 +17,7 @@ from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prom
 from baton.openai.bookmark import digest_of
 from baton.openai.events import cached_of, id_field, sse
 from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
-from baton.openai.shape import Endpoint, Prompt, Shape, Usage
+from baton.openai.shape import Endpoint, Prompt, Shape, Timeline, Usage
 from baton.tokens.tokenizer import Tokenizer
 
 _encode = msgspec.json.Encoder().encode
@@ -251,8 +251,8 @@ def usage_event(shape: Shape, usage: Usage) -> bytes:
     return sse(_encode(body))
 
 
-def timeline_event(shape: Shape, timeline: object) -> bytes:
-    """When what happened to the request, as the last event."""
+def timeline_event(shape: Shape, timeline: Timeline) -> bytes:
+    """The last event. /generate's has no form that it could keep to: it tells nothing else."""
     if shape.endpoint is Endpoint.GENERATE:
         return sse(_encode({"baton": timeline}))
     about = {"id": shape.id, "object": CHUNK_OBJECT[shape.endpoint], "created": shape.created}

@@ -53,19 +53,6 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """Tell when what happened: an event before `[DONE]`, or the answer's `baton`, carries it."""
 
 
-class Timeline(msgspec.Struct, frozen=True):
-    """When what happened to a request, in milliseconds since the pod took it, in order."""
-
-    pod: str
-    marks: tuple[tuple[str, float], ...]
-    prefill: str = ""
-    """Who computed the prompt; empty for the pod itself."""
-    cached: int = 0
-    """Prompt tokens that were not computed again, anywhere."""
-    handed: int = 0
-    """Bytes that were written into this pod."""
-
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Placed] = msgspec.msgpack.Decoder(Placed)
 

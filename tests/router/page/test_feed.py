@@ -1,4 +1,4 @@
-"""Who watches is told everything once and in order; who does not read is let go."""
+"""Who watches is told everything once and in order, of all processes; who does not read is let go."""
 
 from __future__ import annotations
 
@@ -12,43 +12,69 @@ from tests.router.page.test_frames import LEASE, placed
 
 from baton.core.errors import PeerLost
 from baton.router.page.course import Reading
-from baton.router.page.feed import LONGEST_QUEUE, Feed, Sources
+from baton.router.page.feed import FIRST_S, PAUSE_S, Feed, Sources
 from baton.router.page.landings import LONGEST_GAP_S, Landings
+from baton.router.page.sight import LONGEST_QUEUE, Seen, Sight
 from baton.router.relay.trail import Placement, Trail
+from baton.router.siblings import Message, State
 from baton.state import Fleet
 from baton.testing.clock import ManualClock
 
 Event = tuple[str, Any]
 
 
-class Stage:
-    """A feed over sources that a test changes at will."""
+class Process:
+    """What one process sees; `lost` while nobody reaches it."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
         self.trail = Trail()
-        self.landed: list[dict[str, Any]] = []
-        self.feed = Feed(
-            Sources(
-                fleet=lambda: Fleet(workers={"decode-0": LEASE}),
-                shunned=frozenset,
-                placements=lambda: self.trail.placements,
-                reading=lambda: Reading(self.clock.now(), 0, 0, 0, 0, (), ()),
-                facts=lambda: {"model": "tiny", "running": 0, "queued": 0},
-                handoffs=self._handoffs,
-            ),
-            self.clock,
+        self.requests = 0
+        self.state = State()
+        self.lost = False
+        self.seen = Seen(
+            placements=lambda: self.trail.placements,
+            reading=lambda: Reading(clock.now(), self.requests, 0, 0, 0, (), ()),
+            state=lambda: self.state,
         )
+        self.sight = Sight(self.seen, clock)
 
-    async def _handoffs(self) -> list[dict[str, Any]]:
-        found, self.landed = self.landed, []
-        return found
+    async def follow(self) -> AsyncIterator[Message]:
+        if not self.lost:
+            async for message in self.sight.follow():
+                yield message
+        raise PeerLost("it is gone")
 
     def place(self, number: int) -> Placement:
         one = placed()
         one.request = f"req-{number}"
+        one.at = self.clock.now()
         self.trail.add(one)
         return one
+
+
+class Stage:
+    """A feed over two processes, the first its own, and sources that a test changes at will."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.own, self.other = Process(self.clock), Process(self.clock)
+        self.landed: list[dict[str, Any]] = []
+        self.feed = Feed(
+            Sources(
+                fleet=lambda: Fleet(workers={"decode-0": LEASE}),
+                facts=lambda: {"model": "tiny"},
+                handoffs=self._handoffs,
+            ),
+            {0: self.own.follow, 1: self.other.follow},
+            0,
+            self.clock,
+        )
+        self.trail, self.place = self.own.trail, self.own.place
+
+    async def _handoffs(self) -> list[dict[str, Any]]:
+        found, self.landed = self.landed, []
+        return found
 
 
 def read(data: bytes) -> Event:
@@ -67,12 +93,14 @@ async def next_of(watch: AsyncIterator[bytes], kind: str) -> Any:
 def staged(act: Callable[[Stage], Awaitable[None]]) -> None:
     async def play() -> None:
         stage = Stage()
-        run = asyncio.create_task(stage.feed.run())
+        works = (stage.feed, stage.own.sight, stage.other.sight)
+        runs = [asyncio.create_task(work.run()) for work in works]
         try:
             await act(stage)
         finally:
-            run.cancel()
-            await asyncio.gather(run, return_exceptions=True)
+            for run in runs:
+                run.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
 
     asyncio.run(play())
 
@@ -120,10 +148,113 @@ def test_who_does_not_read_is_let_go_and_others_are_not() -> None:
             if number % 100 == 0:
                 while (await next_of(good, "placement"))["number"] != number:
                     pass
-        assert len(stage.feed._watchers) == 1
+        assert repr(stage.feed).startswith("<Feed: 1 watchers")
         with pytest.raises(StopAsyncIteration):
             while True:
                 await anext(deaf)
+
+    staged(act)
+
+
+def test_what_other_processes_see_is_shown_too() -> None:
+    async def act(stage: Stage) -> None:
+        stage.own.place(1)
+        await stage.clock.run_for(0.5)
+        stage.other.place(2)
+        watch = stage.feed.watch()
+        hello = await next_of(watch, "hello")
+        assert [one["id"] for one in hello["placements"]] == ["req-1.0", "req-2.0"], "in their order"
+        third = stage.other.place(3)
+        await stage.clock.run_for(0.5)
+        assert (await next_of(watch, "placement"))["id"] == "req-3.0"
+        third.ttft_s = 0.05
+        await stage.clock.run_for(0.5)
+        assert (await next_of(watch, "ended"))["id"] == "req-3.0"
+        stage.own.requests, stage.other.requests = 3, 4
+        stage.own.state, stage.other.state = State(running=2), State(running=5, shunned=("decode-0",))
+        await stage.clock.run_for(1.0)
+        while (shown := await next_of(watch, "snapshot"))["point"]["requests_s"] != 7:
+            pass
+        assert shown["router"]["running"] == 7 and shown["pods"][0]["state"] == "failing"
+
+    staged(act)
+
+
+def test_a_process_that_is_lost_holds_nobody_up_and_is_found_again() -> None:
+    async def act(stage: Stage) -> None:
+        stage.other.place(1)
+        watch = stage.feed.watch()
+        await next_of(watch, "hello")
+        stage.other.state = State(running=5)
+        await stage.clock.run_for(1.0)
+        assert (await next_of(watch, "snapshot"))["router"]["running"] == 5
+        stage.other.lost = True
+        stage.other.sight.close()
+        stage.own.state = State(running=1)
+        stage.place(2)
+        await stage.clock.run_for(1.0)
+        assert (await next_of(watch, "placement"))["id"] == "req-2.0"
+        while (await next_of(watch, "snapshot"))["router"]["running"] != 1:
+            await stage.clock.run_for(1.0)
+        stage.other.sight, stage.other.lost = Sight(stage.other.seen, stage.clock), False
+        stage.other.place(3)
+        run = asyncio.create_task(stage.other.sight.run())
+        await stage.clock.run_for(PAUSE_S)
+        assert (await next_of(watch, "placement"))["id"] == "req-3.0", "and req-1 not again"
+        await stage.clock.run_for(2.0)
+        while (await next_of(watch, "snapshot"))["router"]["running"] != 6:
+            await stage.clock.run_for(1.0)
+        run.cancel()
+
+    staged(act)
+
+
+def test_a_page_does_not_wait_for_a_process_that_is_gone() -> None:
+    async def act(stage: Stage) -> None:
+        stage.other.lost = True
+        stage.place(1)
+        watch = stage.feed.watch()
+        opening = asyncio.create_task(next_of(watch, "hello"))
+        await stage.clock.run_for(FIRST_S / 2)
+        assert not opening.done()
+        await stage.clock.run_for(FIRST_S)
+        assert [one["id"] for one in (await opening)["placements"]] == ["req-1.0"]
+
+    staged(act)
+
+
+def test_another_page_takes_nothing_from_those_that_are_open() -> None:
+    async def act(stage: Stage) -> None:
+        first, second = stage.feed.watch(), stage.feed.watch()
+        await next_of(first, "hello")
+        stage.place(1)
+        hello = await next_of(second, "hello")
+        await stage.clock.run_for(0.5)
+        assert (await next_of(first, "placement"))["id"] == "req-1.0"
+        assert hello["placements"] or (await next_of(second, "placement"))["id"] == "req-1.0"
+
+    staged(act)
+
+
+def test_who_comes_when_the_last_one_leaves_is_told_everything_once() -> None:
+    async def act(stage: Stage) -> None:
+        stage.place(1)
+        first = stage.feed.watch()
+        await next_of(first, "hello")
+        await first.aclose()
+        second = stage.feed.watch()
+        assert [one["id"] for one in (await next_of(second, "hello"))["placements"]] == ["req-1.0"]
+        await stage.clock.run_for(0.5)
+        await second.aclose()
+        await stage.clock.run_for(0.5)
+        assert repr(stage.own.sight) == "<Sight: 0 followers>", "nobody looks while nobody watches"
+        stage.place(2)
+        third = stage.feed.watch()
+        hello = await next_of(third, "hello")
+        assert [one["id"] for one in hello["placements"]] == ["req-1.0", "req-2.0"]
+        stage.place(3)
+        await stage.clock.run_for(0.5)
+        assert (await next_of(third, "placement"))["id"] == "req-3.0", "and nothing before again"
 
     staged(act)
 

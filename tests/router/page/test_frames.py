@@ -43,8 +43,13 @@ def test_a_pod_is_shown_by_what_it_does_and_not_by_what_only_pods_need() -> None
 
 
 def test_a_placement_says_where_and_why() -> None:
-    shown = frames.placement(placed(), now=102.5)
-    assert shown["prefill"] == "prefill-1" and shown["decode"] == "decode-0" and shown["ago_s"] == 2.5
+    shown = frames.aged(frames.placement(placed()), now=102.5)
+    assert (
+        shown["prefill"] == "prefill-1"
+        and shown["decode"] == "decode-0"
+        and shown["ago_s"] == 2.5
+        and "at" not in shown
+    )
     assert shown["predicted_ms"] == 12.3 and shown["ttft_ms"] is None and shown["cached_tokens"] == 64
     assert shown["why"] == (
         "prefill-1 holds 64 of 100 prompt tokens; a hand-over saves 50.0 ms; decode-1 costs 50.0 ms more"
@@ -70,5 +75,5 @@ def test_how_it_ended_finds_its_placement() -> None:
     one = placed()
     one.ttft_s, one.outcome = 0.0214, "completed"
     assert frames.ended(one) == {
-        "id": frames.placement(one, 0.0)["id"], "outcome": "completed", "ttft_ms": 21.4,
+        "id": frames.placement(one)["id"], "outcome": "completed", "ttft_ms": 21.4,
     }  # fmt: skip

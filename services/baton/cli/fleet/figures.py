@@ -41,9 +41,12 @@ class Figures:
         return [(dict(labels), value) for (found, labels), value in self.values.items() if found == name]
 
     def since(self, before: Figures) -> Figures:
-        """How much each series grew; what shrank began again from 0."""
-        grown = {}
+        """How much each series grew; what shrank began again from 0. A router's process that was not heard
+        before counts from the next look on: nobody knows what of it is new."""
+        grown, heard = {}, {process for series in before.values if (process := _process(series))}
         for series, value in self.values.items():
+            if (process := _process(series)) and process not in heard:
+                continue
             old = before.values.get(series, 0.0)
             grown[series] = value - old if value >= old else value
         return Figures(grown)
@@ -80,3 +83,8 @@ def together(several: Iterable[Figures]) -> Figures:
         for series, value in figures.values.items():
             sums[series] = sums.get(series, 0.0) + value
     return Figures(sums)
+
+
+def _process(series: Series) -> str:
+    """Which of several behind one port told it; empty where there is one."""
+    return dict(series[1]).get("process", "")

@@ -2,6 +2,7 @@
 
 from baton.router.page.app import Page
 from baton.router.page.feed import Feed, Sources
+from baton.router.page.sight import Seen, Sight
 from baton.router.page.sources import sources_of
 
-__all__ = ["Feed", "Page", "Sources", "sources_of"]
+__all__ = ["Feed", "Page", "Seen", "Sight", "Sources", "sources_of"]

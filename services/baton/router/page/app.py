@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from baton.core.errors import QueueFull, UnknownPath
 from baton.router.page.feed import Feed
+from baton.router.page.sight import Sight
 
 KINDS = {
     "index.html": "text/html; charset=utf-8",
@@ -36,16 +37,18 @@ EVENTS = {
 
 
 class Page:
-    def __init__(self, feed: Feed, check: Callable[[Scope], None]) -> None:
+    def __init__(self, feed: Feed, sight: Sight, check: Callable[[Scope], None]) -> None:
         """`check` raises unless whoever asks may see what goes on."""
         self._feed = feed
+        self.sight = sight
         self._check = check
         folder = resources.files(__package__).joinpath("static")
         self._files = {name: folder.joinpath(name).read_bytes() for name in KINDS}
 
     def close(self) -> None:
-        """Let every page that is open go: it asks again, another router perhaps."""
+        """Let every page that is open go: it asks again, another router perhaps. Siblings likewise."""
         self._feed.close()
+        self.sight.close()
 
     def routes(self) -> list[Route]:
         return [

@@ -1,20 +1,28 @@
 """How the router's figures go over time: one point a second, the last five minutes of them.
 
-A point is the difference of two readings of counters and histograms, so it costs the request path nothing.
+Each process counts its own seconds, as differences of two readings of counters and histograms, which cost
+the request path nothing. Seconds of several processes add up, and points are made of the sums. Pure but for
+`Course`, which keeps the last seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isinf
 from typing import Any, Protocol
 
 from prometheus_client.metrics_core import Metric
 
+from baton.router.siblings import Observed, Second
+
 KEPT = 300
 SPAN = 10
 """Seconds that percentiles are of: a second alone seldom has enough requests for any."""
+
+Point = dict[str, float | None]
+Buckets = tuple[tuple[float, float], ...]
 
 
 class Collects(Protocol):
@@ -32,35 +40,76 @@ class Reading:
     prompt: float
     cached: float
     generated: float
-    ttft: tuple[tuple[float, float], ...]
+    ttft: Buckets
     """(upper bound, observations up to it), in seconds."""
-    itl: tuple[tuple[float, float], ...]
+    itl: Buckets
 
 
 class Course:
-    def __init__(self) -> None:
-        self.points: deque[dict[str, float | None]] = deque(maxlen=KEPT)
-        self._readings: deque[Reading] = deque(maxlen=SPAN + 1)
+    """One process's."""
 
-    def read(self, now: Reading) -> dict[str, float | None] | None:
-        """Take a reading; the point that follows from it, None for the first."""
-        self._readings.append(now)
-        if len(self._readings) < 2:
+    def __init__(self) -> None:
+        self.seconds: deque[Second] = deque(maxlen=KEPT + SPAN)
+        self._last: Reading | None = None
+
+    def read(self, number: int, now: Reading) -> Second | None:
+        """Take a reading; the second of this number that ends with it, None for the first."""
+        last, self._last = self._last, now
+        if last is None:
             return None
-        last, first = self._readings[-2], self._readings[0]
-        spent = max(now.at - last.at, 1e-3)
-        prompt = now.prompt - first.prompt
-        point = {
-            "requests_s": round((now.requests - last.requests) / spent, 2),
-            "tokens_s": round((now.generated - last.generated) / spent, 1),
-            "hit": round((now.cached - first.cached) / prompt, 4) if prompt > 0 else None,
-            "ttft_p50": _quantile(first.ttft, now.ttft, 0.5),
-            "ttft_p99": _quantile(first.ttft, now.ttft, 0.99),
-            "itl_p50": _quantile(first.itl, now.itl, 0.5),
-            "itl_p99": _quantile(first.itl, now.itl, 0.99),
-        }
-        self.points.append(point)
-        return point
+        second = Second(
+            number=number,
+            spent=max(now.at - last.at, 1e-3),
+            requests=now.requests - last.requests,
+            prompt=now.prompt - last.prompt,
+            cached=now.cached - last.cached,
+            generated=now.generated - last.generated,
+            ttft=_observed(last.ttft, now.ttft),
+            itl=_observed(last.itl, now.itl),
+        )
+        self.seconds.append(second)
+        return second
+
+
+def merged(several: Sequence[Second]) -> Second:
+    """One second as several processes counted it, as if it had been exactly that long."""
+    asked = max(several, key=lambda one: one.prompt)  # all are told the same, whoever asks
+    return Second(
+        number=several[0].number,
+        spent=1.0,
+        requests=sum(one.requests / one.spent for one in several),
+        prompt=asked.prompt,
+        cached=asked.cached,
+        generated=sum(one.generated / one.spent for one in several),
+        ttft=_sum(one.ttft for one in several),
+        itl=_sum(one.itl for one in several),
+    )
+
+
+def points(seconds: Sequence[Second], count: int) -> list[Point]:
+    """Of the last `count` of these, which are in order and of the whole router."""
+    found = []
+    for place in range(max(0, len(seconds) - count), len(seconds)):
+        oldest = seconds[place].number - SPAN
+        found.append(
+            _point([one for one in seconds[max(0, place - SPAN) : place + 1] if one.number > oldest])
+        )
+    return found
+
+
+def _point(span: Sequence[Second]) -> Point:
+    """Of the last second, with what is of the whole span."""
+    prompt = sum(one.prompt for one in span)
+    ttft, itl = _sum(one.ttft for one in span), _sum(one.itl for one in span)
+    return {
+        "requests_s": round(span[-1].requests, 2),
+        "tokens_s": round(span[-1].generated, 1),
+        "hit": round(sum(one.cached for one in span) / prompt, 4) if prompt > 0 else None,
+        "ttft_p50": quantile(ttft, 0.5),
+        "ttft_p99": quantile(ttft, 0.99),
+        "itl_p50": quantile(itl, 0.5),
+        "itl_p99": quantile(itl, 0.99),
+    }
 
 
 def total(counter: Collects) -> float:
@@ -73,7 +122,7 @@ def total(counter: Collects) -> float:
     )
 
 
-def buckets(histogram: Collects) -> tuple[tuple[float, float], ...]:
+def buckets(histogram: Collects) -> Buckets:
     families: Sequence[Metric] = list(histogram.collect())
     return tuple(
         (float(sample.labels["le"]), float(sample.value))
@@ -83,20 +132,30 @@ def buckets(histogram: Collects) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _quantile(
-    before: Sequence[tuple[float, float]], now: Sequence[tuple[float, float]], share: float
-) -> float | None:
-    """Of what was observed in between, in milliseconds; None when nothing was."""
-    counts = [(bound, count - old) for (bound, count), (_, old) in zip(now, before, strict=True)]
-    observed = counts[-1][1] if counts else 0.0
-    if observed <= 0:
-        return None
-    wanted, below, passed = share * observed, 0.0, 0.0
-    for bound, cumulative in counts:
-        if cumulative >= wanted:
-            if bound == float("inf"):
-                break
-            inside = cumulative - passed
-            return round(1000 * (below + (bound - below) * (wanted - passed) / inside), 2)
-        below, passed = bound, cumulative
-    return round(1000 * below, 2)
+def _observed(before: Buckets, now: Buckets) -> Observed:
+    """What came in between; `now` and `before` have the same bounds."""
+    found, below, passed = [], 0.0, 0.0
+    for (bound, count), (_, old) in zip(now, before, strict=True):
+        inside = count - old - passed
+        if inside > 0:
+            found.append((below, bound, inside))
+        below, passed = bound, count - old
+    return tuple(found)
+
+
+def _sum(several: Iterable[Observed]) -> Observed:
+    sums: dict[tuple[float, float], float] = {}
+    for observed in several:
+        for above, bound, count in observed:
+            sums[above, bound] = sums.get((above, bound), 0.0) + count
+    return tuple((above, bound, sums[above, bound]) for above, bound in sorted(sums))
+
+
+def quantile(observed: Observed, share: float) -> float | None:
+    """In milliseconds; None of nothing."""
+    wanted = share * sum(count for _, _, count in observed)
+    for above, bound, count in observed:
+        if count >= wanted - 1e-9:
+            return round(1000 * (above if isinf(bound) else above + (bound - above) * wanted / count), 2)
+        wanted -= count
+    return None

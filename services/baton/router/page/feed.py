@@ -1,6 +1,7 @@
 """Who watches the page, and what they are told: a snapshot a second, placements and hand-overs as they come.
 
-The feed reads what the router keeps anyway; nothing on a request's way calls it. Pods are asked for their
+Of all processes that share the router's port: while somebody watches at this one, it follows itself and its
+siblings. A sibling that is lost is sought again, and nothing waits for it. Pods are asked for their
 hand-overs only while somebody watches. A watcher that does not read is let go.
 """
 
@@ -10,28 +11,30 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from baton.core.clock import Clock
+from baton.core.errors import PeerLost
+from baton.core.lifecycle import first_of
 from baton.router.page import frames
-from baton.router.page.course import Course, Reading
+from baton.router.page.course import KEPT, Point
 from baton.router.page.frames import Frame
-from baton.router.relay.trail import Placement
+from baton.router.page.parts import RESULT, Part, course, latest
+from baton.router.page.sight import LONGEST_QUEUE, LOOK_S
+from baton.router.siblings import Begun, Ended, Message, Placed, Ticked
 from baton.state import Fleet
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_S = 1.0
-LOOK_S = 0.2
-"""How often new placements and hand-overs are looked for, while somebody watches."""
 KEPT_HANDOFFS = 50
-SHOWN_PLACEMENTS = 50
-LONGEST_QUEUE = 512
-"""Frames that may wait for one watcher."""
 MOST_WATCHERS = 64
+FIRST_S = 1.0
+"""How long a page that opens waits for what all processes know; who is later is shown as it comes."""
+PAUSE_S = 0.5
+"""Before a process that was lost is sought again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,66 +42,74 @@ class Sources:
     """Where the feed looks. None of it waits, but for `handoffs`."""
 
     fleet: Callable[[], Fleet]
-    shunned: Callable[[], frozenset[str]]
-    placements: Callable[[], tuple[Placement, ...]]
-    """The last ones, oldest first."""
-    reading: Callable[[], Reading]
     facts: Callable[[], Frame]
-    """Of the router: model, policy, problem, running, queued."""
+    """Of the router: model, policy, problem, version."""
     handoffs: Callable[[], Awaitable[list[Frame]]]
     """What has landed since it was asked last, at any pod."""
+
+
+Follow = Callable[[], AsyncIterator[Message]]
+"""What one process tells, until it ends or raises PeerLost."""
 
 
 class Feed:
     """`run` it for as long as the router runs; `watch` it once for each page that is open."""
 
-    def __init__(self, sources: Sources, clock: Clock) -> None:
+    def __init__(self, sources: Sources, processes: Mapping[int, Follow], own: int, clock: Clock) -> None:
+        """`own`: which of the processes this one is: its seconds are those that snapshots come at."""
         self._sources = sources
+        self._processes = processes
+        self._own = own
         self._clock = clock
-        self._course = Course()
         self._watchers: set[asyncio.Queue[bytes]] = set()
+        self._open = 0
+        """Pages, those that are not told anything yet included."""
+        self._watched, self._left, self._begun = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._parts: dict[int, Part] = {}
+        self._shown = 0
+        """The number of the second that was shown last."""
         self._handoffs: deque[Frame] = deque(maxlen=KEPT_HANDOFFS)
-        self._seen: dict[tuple[str, int], bool] = {}
-        """Placement → whether its first token was told too."""
-        self._watched = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Feed: {len(self._watchers)} watchers>"
+        return f"<Feed: {len(self._watchers)} watchers, {len(self._processes)} processes>"
 
     @property
     def full(self) -> bool:
-        return len(self._watchers) >= MOST_WATCHERS
+        return self._open >= MOST_WATCHERS
 
     async def watch(self) -> AsyncIterator[bytes]:
         """Server-sent events for one page, from now until it leaves."""
         queue: asyncio.Queue[bytes] = asyncio.Queue(LONGEST_QUEUE)
-        self._look()  # what was placed before now belongs to the hello, once
-        queue.put_nowait(_event("hello", self.hello()))
-        self._watchers.add(queue)
+        self._open += 1
+        self._left.clear()
         self._watched.set()
         try:
+            await first_of(self._begun.wait(), self._clock.sleep(FIRST_S))
+            queue.put_nowait(_event("hello", self.hello()))
+            self._watchers.add(queue)
             while queue in self._watchers or not queue.empty():
                 yield await queue.get()
         finally:
             self._watchers.discard(queue)
-            if not self._watchers:
+            self._open -= 1
+            if not self._open:
                 self._watched.clear()
+                self._left.set()
 
     def hello(self) -> Frame:
         """What a page that has just opened shows at once."""
-        now = self._clock.now()
-        last = self._sources.placements()[-SHOWN_PLACEMENTS:]
+        now, parts = self._clock.now(), self._parts.values()
         return {
-            "points": list(self._course.points),
-            "placements": [frames.placement(one, now) for one in last],
-            "handoffs": [{**one, "ago_s": round(now - one["at"], 3)} for one in self._handoffs],
+            "points": course(parts, self._shown, KEPT),
+            "placements": [frames.aged(one, now) for one in latest(parts)],
+            "handoffs": [frames.aged(one, now) for one in self._handoffs],
         }
 
     async def run(self) -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._each_second())
-                group.create_task(self._while_watched())
+            while True:
+                await self._watched.wait()
+                await self._while_watched()
         finally:
             self.close()
 
@@ -109,46 +120,96 @@ class Feed:
                 queue.put_nowait(b": the router is leaving\n\n")
         self._watchers = set()
 
-    async def _each_second(self) -> None:
-        while True:
-            point = self._course.read(self._sources.reading())
-            if point is not None and self._watchers:
-                self._tell("snapshot", self.snapshot(point))
-            await self._clock.sleep(SNAPSHOT_S)
-
-    def snapshot(self, point: Frame) -> Frame:
-        pods = frames.pods(self._sources.fleet(), self._sources.shunned())
-        return {"router": self._sources.facts(), "pods": pods, "point": point}
-
     async def _while_watched(self) -> None:
+        self._parts = {number: Part() for number in self._processes}
+        self._shown = 0
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._follow(number)) for number in self._processes]
+            tasks.append(group.create_task(self._land()))
+            while self._open:  # a page may have come when the last one has just left
+                await self._left.wait()
+            self._begun.clear()
+            for task in tasks:
+                task.cancel()
+
+    async def _land(self) -> None:
         while True:
-            await self._watched.wait()
-            for name, frame in self._look():
-                self._tell(name, frame)
-            await self._landed()
+            found: list[Frame] = []
+            with contextlib.suppress(Exception):
+                found = await self._sources.handoffs()
+            for one in found:
+                self._handoffs.append(one)
+                self._tell("handoff", frames.aged(one, self._clock.now()))
             await self._clock.sleep(LOOK_S)
 
-    async def _landed(self) -> None:
-        found: list[Frame] = []
-        with contextlib.suppress(Exception):
-            found = await self._sources.handoffs()
-        for one in found:
-            self._handoffs.append(one)
-            self._tell("handoff", {**one, "ago_s": round(self._clock.now() - one["at"], 3)})
+    # ---- processes ----
 
-    def _look(self) -> list[tuple[str, Frame]]:
-        """What is new of placements, in their order."""
-        now, told, kept = self._clock.now(), [], {}
-        for one in self._sources.placements():
-            key, known = (one.request, one.attempt), one.ttft_s is not None
-            before = self._seen.get(key)
-            if before is None:
-                told.append(("placement", frames.placement(one, now)))
-            elif known and not before:
-                told.append(("ended", frames.ended(one)))
-            kept[key] = known
-        self._seen = kept
-        return told
+    async def _follow(self, number: int) -> None:
+        part = self._parts[number]
+        while True:
+            with contextlib.suppress(PeerLost):
+                async for message in self._processes[number]():
+                    self._take(number, part, message)
+            part.lose()
+            await self._clock.sleep(PAUSE_S)
+
+    def _take(self, number: int, part: Part, message: Message) -> None:
+        match message:
+            case Placed(frame=frame):
+                self._placed(part, frame)
+            case Ended(frame=frame):
+                if part.end(frame):
+                    self._tell("ended", frame)
+            case Ticked(second=second, state=state):
+                last = part.last
+                part.count(second)
+                part.state = state
+                if number == self._own:
+                    self._show(last)  # whoever has not told of it by now is late
+                self._show_heard()
+            case Begun():
+                self._begin(number, part, message)
+
+    def _begin(self, number: int, part: Part, told: Begun) -> None:
+        """From its beginning, or again: then some of it is known."""
+        for frame in told.placements:
+            self._placed(part, frame)
+        for second in told.seconds:
+            part.count(second)
+        if number == self._own and not part.begun:
+            self._shown = part.last
+        part.begun = part.heard = True
+        if all(one.begun for one in self._parts.values()):
+            self._begun.set()
+
+    def _placed(self, part: Part, frame: Frame) -> None:
+        if part.place(frame):
+            self._tell("placement", frames.aged(frame, self._clock.now()))
+        elif part.end(frame):
+            self._tell("ended", {name: frame[name] for name in ("id", *RESULT)})
+
+    def _show_heard(self) -> None:
+        """The last second that everybody has told of who is heard, this process among them."""
+        heard = [one.last for one in self._parts.values() if one.heard]
+        if self._parts[self._own].heard:
+            self._show(min(heard))
+
+    def _show(self, number: int) -> None:
+        if number > self._shown:
+            self._shown = number
+            if self._watchers:
+                (point,) = course(self._parts.values(), number, 1)
+                self._tell("snapshot", self.snapshot(point))
+
+    def snapshot(self, point: Point) -> Frame:
+        states = [one.state for one in self._parts.values()]
+        shunned = frozenset(id for one in states for id in one.shunned)
+        facts = {
+            **self._sources.facts(),
+            "running": sum(one.running for one in states),
+            "queued": sum(one.waiting for one in states),
+        }
+        return {"router": facts, "pods": frames.pods(self._sources.fleet(), shunned), "point": point}
 
     def _tell(self, name: str, frame: Frame) -> None:
         data = _event(name, frame)

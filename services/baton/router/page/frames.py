@@ -1,6 +1,7 @@
 """What the feed says, as plain values: pods, placements and hand-overs in the page's own words. Pure.
 
-Units are in the names; times are ages, since a browser's clock agrees with nobody's.
+Units are in the names. Pages are told ages, since a browser's clock agrees with nobody's; `at` is by the
+clock of this host.
 """
 
 from __future__ import annotations
@@ -36,17 +37,27 @@ def pod(lease: WorkerLease, shunned: bool) -> Frame:
     }  # fmt: skip
 
 
-def placement(one: Placement, now: float) -> Frame:
+def name(one: Placement) -> str:
+    return f"{one.request}.{one.attempt}"
+
+
+def aged(frame: Frame, now: float) -> Frame:
+    """As a page is told: how long ago instead of when."""
+    told = dict(frame)
+    return {"ago_s": round(now - told.pop("at"), 3), **told}
+
+
+def placement(one: Placement) -> Frame:
     decision = one.decision
     return {
-        "id": f"{one.request}.{one.attempt}",
-        "ago_s": round(now - one.at, 3),
+        "id": name(one),
+        "at": one.at,
         "prompt_tokens": one.prompt_tokens,
         "cached_tokens": expected_cached(decision),
         "prefill": "" if decision.local else decision.computes,
         "decode": decision.decode,
         "predicted_ms": round(decision.predicted_ttft_s * 1000, 2),
-        "ttft_ms": _ms(one.ttft_s),
+        **_result(one),
         "why": why(one),
         "candidates": [candidate(each) for each in decision.candidates[:SHOWN_CANDIDATES]],
     }
@@ -54,7 +65,11 @@ def placement(one: Placement, now: float) -> Frame:
 
 def ended(one: Placement) -> Frame:
     """How it turned out."""
-    return {"id": f"{one.request}.{one.attempt}", "outcome": one.outcome, "ttft_ms": _ms(one.ttft_s)}
+    return {"id": name(one), **_result(one)}
+
+
+def _result(one: Placement) -> Frame:
+    return {"outcome": one.outcome, "ttft_ms": _ms(one.ttft_s)}
 
 
 def expected_cached(decision: Decision) -> int:

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from baton.core.clock import Clock
 from baton.core.errors import Failed
 from baton.core.version import version
-from baton.router.entry import Admission
 from baton.router.meters import Meters
 from baton.router.page.course import Reading, buckets, total
 from baton.router.page.feed import Sources
 from baton.router.page.frames import Frame
 from baton.router.page.landings import Landings
+from baton.router.page.sight import Seen
 from baton.router.pods import Pods
 from baton.router.relay import Trail
+from baton.router.siblings import State
 from baton.router.wire import Pool, fetch
 
 PATIENCE_S = 1.0
@@ -26,13 +27,14 @@ def sources_of(
     pods: Pods,
     trail: Trail,
     meters: Meters,
-    admission: Admission,
+    state: Callable[[], State],
     pool: Pool,
     policy: str,
     problem: Callable[[], str],
     clock: Clock,
-) -> Sources:
-    """`problem`: why no request can be answered now, in words; empty when it can."""
+) -> tuple[Seen, Sources]:
+    """What this process alone sees, and what is of the whole router. `problem`: why no request can be
+    answered now, in words; empty when it can."""
 
     landings: Landings
 
@@ -57,15 +59,9 @@ def sources_of(
         generation = pods.generation
         return {
             "model": generation.model.names[0] if generation else "", "policy": policy, "problem": problem(),
-            "running": admission.running, "queued": admission.waiting, "version": version(),
+            "version": version(),
         }  # fmt: skip
 
     landings = Landings(lambda: pods.fleet.workers.values(), ask, clock)
-    return Sources(
-        fleet=lambda: pods.fleet,
-        shunned=lambda: pods.shunning.shunned,
-        placements=lambda: trail.placements,
-        reading=reading,
-        facts=facts,
-        handoffs=landings.new,
-    )
+    seen = Seen(placements=lambda: trail.placements, reading=reading, state=state)
+    return seen, Sources(fleet=lambda: pods.fleet, facts=facts, handoffs=landings.new)

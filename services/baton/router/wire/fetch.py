@@ -29,7 +29,7 @@ async def fetch(
     """The answer, whatever its status; PeerLost when there is none in time."""
     try:
         async with asyncio.timeout(seconds), pool.lend(origin, fresh=True) as connection:
-            head = await connection.ask(get(origin, path, headers))
+            head = await connection.ask(get(origin, path, {**(headers or {}), "connection": "close"}))
             return head, await connection.read_all(most)
     except TimeoutError as error:
         raise PeerLost(f"{origin} did not answer {path} within {seconds:g} seconds") from error
