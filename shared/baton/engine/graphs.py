@@ -23,9 +23,10 @@ from baton.attention.base import Capturable, GraphAttention, HostShape, Spans
 from baton.kernels.capture import capturing
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
-from baton.sampling.fused import sample
 from baton.sampling.rows import SamplingRows
 
+Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Plain sampling: (logits, temperatures, seeds, positions) of M lines → M tokens."""
 RING = 4
 """Pinned buffers in turn: more than the steps that can be in flight."""
 
@@ -70,30 +71,33 @@ class Inputs:
 
     def __init__(self, largest: int, device: torch.device) -> None:
         self.buffer = torch.zeros(self.FIELDS, largest, dtype=torch.int32, device=device)
+        on_gpu = device.type == "cuda"
         self._pinned = [
-            torch.zeros(self.FIELDS, largest, dtype=torch.int32, pin_memory=True) for _ in range(RING)
+            torch.zeros(self.FIELDS, largest, dtype=torch.int32, pin_memory=on_gpu) for _ in range(RING)
         ]
-        self._copied = [torch.cuda.Event() for _ in range(RING)]
+        self._copied = [torch.cuda.Event() for _ in range(RING)] if on_gpu else []
         self._next = 0
 
     def fill(self, lines: Lines, table: tuple[Ints, Ints, Ints], size: int) -> None:
         at = self._next = (self._next + 1) % RING
-        self._copied[at].synchronize()
+        if self._copied:
+            self._copied[at].synchronize()
         host = self._pinned[at].numpy()
         host[:, :size] = 0
         for field, values in enumerate((lines.rows, lines.positions, lines.sources, lines.goals, *table)):
             host[field, : len(values)] = values
         self.buffer.copy_(self._pinned[at], non_blocking=True)
-        self._copied[at].record()
+        if self._copied:
+            self._copied[at].record()
 
 
 class DecodeGraphs:
     def __init__(
         self, decoder: Decoder, attention: Capturable, pool: Tensor, table: Tensor, last: Tensor,
-        sampling: SamplingRows, sizes: list[int],
+        sampling: SamplingRows, sizes: list[int], draw: Draw,
     ) -> None:  # fmt: skip
         """`sizes`: batch sizes to capture, smallest first. `last`: a token for each row of the table, and
-        as many slots behind them as the largest size, for tokens of prompts."""
+        as many slots behind them as the largest size, for tokens of prompts. `draw` is captured too."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -101,7 +105,7 @@ class DecodeGraphs:
         self.last = last
         self.sampling = sampling
         self.sizes, largest = sizes, sizes[-1]
-        self.pdl = torch.cuda.get_device_capability(pool.device) >= (9, 0)
+        self.draw = draw
         self.inputs = Inputs(largest, pool.device)
         self._captured: dict[int, Captured] = {}
         self._starts = torch.arange(largest + 1, dtype=torch.int32, device=pool.device)
@@ -144,10 +148,10 @@ class DecodeGraphs:
         ids = self.last.index_select(0, sources)
         hidden = self.decoder.forward(ids, spans, self.pool, attention)
         logits = self.decoder.logits(hidden)
-        tokens = sample(
-            logits, self.sampling.temperature.index_select(0, spans.rows),
-            self.sampling.seeds.index_select(0, spans.rows), spans.lengths, pdl=self.pdl,
-        )  # fmt: skip
+        temperatures = self.sampling.temperature.index_select(0, spans.rows)
+        tokens = self.draw(
+            logits, temperatures, self.sampling.seeds.index_select(0, spans.rows), spans.lengths
+        )
         self.last.index_put_((goals,), tokens.to(torch.int32))
         return logits, tokens
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,15 +20,12 @@ from baton.attention.base import Attention, Capturable, HostShape, Spans
 from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome, flatten
 from baton.engine.flight import Flight
+from baton.engine.graphs import DecodeGraphs, Lines, ladder
 from baton.engine.upload import Upload
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.rows import Need, SamplingRows
 from baton.sampling.sampler import Picked, Places, Sampler, entries, score
-
-if TYPE_CHECKING:  # needs CUDA's libraries
-    from baton.engine.graphs import DecodeGraphs
-
 
 NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32))
 MOST_READ = 32 << 30
@@ -79,11 +75,11 @@ class Runner:
     ) -> DecodeGraphs | None:
         if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
             return None
-        from baton.engine.graphs import DecodeGraphs, ladder
+        from baton.sampling.fused import sample
 
         graphs = DecodeGraphs(
             self.decoder, self.attention, self.pool, self.table, self.last, self.sampling,
-            [largest] if only_largest else ladder(largest),
+            [largest] if only_largest else ladder(largest), sample,
         )  # fmt: skip
         graphs.capture(progress)
         return graphs
@@ -121,8 +117,6 @@ class Runner:
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
-        from baton.engine.graphs import Lines
-
         self._seat(batch)
         host_rows = batch.decode_rows
         lines = Lines(host_rows, batch.decode_positions, host_rows, host_rows)
@@ -147,8 +141,6 @@ class Runner:
 
     def _replay_spans(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step with short prompts, as one graph: each of their tokens is a line like a decode's."""
-        from baton.engine.graphs import Lines
-
         self._seat(batch)
         flat, count = flatten(batch), len(batch.ids)
         slots = np.arange(self.rows, self.rows + count, dtype=np.int32)

@@ -60,6 +60,6 @@ channel off
 # Privileged still: without a device plugin nothing else shows a pod any GPU. What is missing is the channel.
 install tcp --set transfer.nvlink.enabled=false --set prefill.securityContext.privileged=true --set decode.securityContext.privileged=true \
   --set prefill.securityContext.allowPrivilegeEscalation=true --set decode.securityContext.allowPrivilegeEscalation=true --set-string prefill.podAnnotations.case=tcp --set-string decode.podAnnotations.case=tcp
-measure tcp 1 16
+measure tcp 2 8
 channel on
 say "done: $out"

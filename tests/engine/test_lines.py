@@ -1,0 +1,134 @@
+"""Short prompts that go through the decode graphs, a token a line: the tokens of transformers all the same.
+
+A CPU captures nothing, so the captured step is carried out anew at every replay: layout, slots, goals,
+padding and the choice of what goes that way are the real ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.checkpoints import Checkpoint, Make
+from tests.engine.inline import Inline
+from tests.engine.test_exact import GREEDY, TOKENS, Reference, prompts, reference
+from torch import Tensor
+
+from baton.attention.base import HostShape, Spans
+from baton.attention.torch import TorchAttention
+from baton.core.types import SamplingParams
+from baton.engine import runner
+from baton.engine.graphs import DecodeGraphs, Lines, ladder
+from baton.sampling.fresh import Ints
+from baton.sampling.noise import gumbel
+
+__all__ = ["reference"]
+
+
+class Uncaptured(DecodeGraphs):
+    """Counts lines of prompts, and those of decodes."""
+
+    prompts = decodes = 0
+
+    def replay(self, lines: Lines, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
+        count = len(lines.rows)
+        size = self._size(count)
+        self.inputs.fill(lines, table, size)
+        slots = int((lines.sources >= len(self.table)).sum())
+        self.prompts += slots
+        self.decodes += count - slots
+        logits, tokens = self._step(self._spans(size), _Alone(self.attention, lines, size))
+        return logits[:count], tokens[:count]
+
+
+class _Alone:
+    """Attention of lines that are each a sequence of one new token."""
+
+    plans = False
+
+    def __init__(self, attention: Any, lines: Lines, size: int) -> None:
+        self._attention: TorchAttention = attention
+        lengths = np.ones(size, dtype=np.int32)
+        lengths[: len(lines.positions)] = lines.positions + 1
+        self._host = HostShape((1,) * size, tuple(lengths.tolist()))
+
+    def plan(self, spans: Spans) -> None:
+        raise AssertionError("lengths are computed inside")
+
+    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+        known = Spans(
+            spans.table, spans.rows, spans.starts, spans.lengths, spans.positions, spans.rows, 0, self._host
+        )
+        self._attention.plan(known)
+        return self._attention.attend(q, layer, known)
+
+
+def draw(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """As sampling is defined."""
+    noise = gumbel(seeds, positions, logits.shape[1])
+    wide = logits.double() / temperatures.clamp(min=1e-6)[:, None].double()
+    return torch.where(temperatures[:, None] > 0, wide + noise, logits.double()).argmax(-1)
+
+
+def with_lines(served: Inline, largest: int = 64) -> Uncaptured:
+    its = served.built.runner
+    its.graphs = Uncaptured(
+        its.decoder, its.attention, its.pool, its.table, its.last, its.sampling, ladder(largest), draw  # type: ignore[arg-type]
+    )  # fmt: skip
+    return its.graphs
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "mistral", "qwen3-moe"])
+def test_short_prompts_as_lines_say_what_transformers_says(
+    name: str, overlap: bool, checkpoint: Make, reference: Reference
+) -> None:
+    made = checkpoint(name)
+    want = reference(name, made)
+    chunked: dict[str, Any] = {"prefill_budget": 24, "mixed": True, "page_size": 4, "max_model_len": 256}
+    for settings in ({"prefill_budget": 60}, chunked):
+        with Inline(made.directory, overlap=overlap, **settings) as served:
+            graphs = with_lines(served)
+            for _ in range(2):
+                assert served.tokens(prompts(), GREEDY) == want
+            assert graphs.prompts > 300, "cached ones, the ends of long ones, and whole short ones"
+            assert graphs.decodes > 300
+
+
+def test_prompts_alone_and_whatever_is_asked_of_them(checkpoint: Make) -> None:
+    """Draws, penalties, log-probabilities, scores: the same with lines as without."""
+    made: Checkpoint = checkpoint("qwen3")
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0.8, "seed": 5},
+        {"temperature": 0.9, "seed": 6, "top_p": 0.7, "repetition_penalty": 1.2},
+        {"temperature": 0.0, "logprobs": 3, "min_tokens": 4, "logit_bias": ((7, 2.0),)},
+        {"temperature": 0.0, "logprobs": 2, "prompt_logprobs": 2},
+    ]
+    asked = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **kind) for kind in kinds]
+    some = [prompt[:20] for prompt in prompts()[:4]]
+    answers = []
+    for lines in (False, True):
+        with Inline(made.directory) as served:
+            graphs = with_lines(served) if lines else None
+            told = [served.generate([prompt], [one]) for prompt, one in zip(some, asked, strict=True)]
+            told += [served.generate(some, asked)]
+            answers.append([[u.token for u in us] for one in told for us in one])
+            if graphs is not None:
+                assert 0 < graphs.prompts < 2 * sum(map(len, some)), "not the one that is scored"
+    assert answers[0] == answers[1]
+
+
+def test_what_would_read_too_much_goes_the_other_way(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = checkpoint("qwen3")
+    with Inline(made.directory, pages=300) as served:
+        graphs = with_lines(served)
+        page = served.built.runner.pool[0].nbytes
+        monkeypatch.setattr(runner, "MOST_READ", page * 210 // 16)
+        served.tokens([[5] * 20], GREEDY)
+        assert graphs.prompts == 20, "20 lines read 210 tokens"
+        served.tokens([[6] * 21], GREEDY)
+        assert graphs.prompts == 20, "and 21 read 231"
