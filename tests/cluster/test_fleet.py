@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from typing import Any
 
@@ -64,6 +65,22 @@ def test_a_first_completion_comes_within_a_minute(space: str) -> None:
 
 def test_a_completion_is_handed_over_and_equals_the_unified_one(fleet: Release) -> None:
     fleet.test()
+
+
+def test_doctor_names_the_path_between_two_pods(fleet: Release) -> None:
+    """From inside: decode pods have a port of their own for metrics."""
+    pod = fleet.pods("decode")[-1]["metadata"]["name"]
+    command = (
+        "python3",
+        "-m",
+        "baton.cli",
+        "doctor",
+        "--no-transfer",
+        "--url",
+        f"http://{fleet.called('router')}",
+    )
+    said = fleet.kubectl("exec", pod, "--", *command, check=False)
+    assert re.search(r"path \S+ ↔ \S+: .*GB/s over", said), said
 
 
 def test_two_releases_in_one_namespace_do_not_see_each_other(fleet: Release) -> None:
