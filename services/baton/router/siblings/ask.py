@@ -41,7 +41,8 @@ class Siblings:
 
     def check(self, scope: Scope) -> None:
         """Raise unless a sibling asks."""
-        if not self.word or not hmac.compare_digest(header(scope, HEADER.encode()) or "", self.word):
+        shown = header(scope, HEADER.encode()) or ""
+        if not self.word or not hmac.compare_digest(shown.encode(), self.word.encode()):
             raise Unauthenticated("only processes that share this one's port are told")
 
     async def ask(self, path: str) -> dict[int, bytes]:
