@@ -203,6 +203,8 @@ def test_pods_that_come_and_go_while_requests_run(checkpoint: Make) -> None:
 
 
 async def _asked_in_the_router_s_order(found: Cluster) -> None:
+    # Half a second may pass until a pod says that it is idle again, and until then the other is asked.
+    await eventually(lambda: not any(peer.waiting for peer in found.handoffs.peers))
     computed_by(found)
     await found.ask(10, seed=2)
     assert computed_by(found) == {"p-0", "p-1"}
