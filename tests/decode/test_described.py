@@ -39,7 +39,7 @@ def test_answers_with_a_timeline_are_as_described(path: str, stream: bool, http:
         return
     *events, done = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
     assert done == "[DONE]" and len(events) > 2
-    described = content[EVENTS]["schema"]["properties"]["data"]["contentSchema"]
+    described = content[EVENTS]["schema"]["properties"]["data"]["anyOf"][1]["contentSchema"]
     for event in events:
         check(json.loads(event), described)
     last = json.loads(events[-1])

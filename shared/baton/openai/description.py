@@ -117,7 +117,7 @@ def _event(kinds: list[Any]) -> dict[str, Any]:
     """One event of a stream."""
     about = "JSON, but for the last event of a stream that ended well, which says [DONE]."
     content = {"contentMediaType": JSON, "contentSchema": {"anyOf": kinds}}
-    data = {"type": "string", "description": about, **content}
+    data = {"type": "string", "description": about, "anyOf": [{"const": "[DONE]"}, content]}
     fields = {"id": {"type": "string"}, "event": {"type": "string"}, "data": data}
     return {"type": "object", "properties": fields, "required": ["data"]}
 
