@@ -101,13 +101,11 @@ def test_every_event_of_a_stream(endpoint: Endpoint, full: bool, model: ServedMo
     if endpoint is not Endpoint.GENERATE:
         events.append(usage_event(shape, USAGE))
     events += [timeline_event(shape, TIMELINE), error_event(QueueFull("later"))]
+    data = answered(PATHS[endpoint], description.EVENTS)["schema"]["properties"]["data"]
+    done, content = data["anyOf"]
+    assert done == {"const": "[DONE]"}
     for event in events:
-        check(
-            event.partition(b"data: ")[2],
-            answered(PATHS[endpoint], description.EVENTS)["schema"]["properties"]["data"]["anyOf"][1][
-                "contentSchema"
-            ],
-        )
+        check(event.partition(b"data: ")[2], content["contentSchema"])
 
 
 def test_the_other_answers(model: ServedModel) -> None:
