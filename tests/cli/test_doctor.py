@@ -120,7 +120,9 @@ def test_pods_that_are_not_ready_and_not_met_are_told() -> None:
     lost = Sight(address="http://d", reachable=False, detail="connection refused")
     found = found_in(lost, PREFILL)
     assert found["? d"].grade is Grade.WRONG and "connection refused" in found["? d"].seen
-    assert found["paths"].grade is Grade.NOTE
+    assert found["paths"].grade is Grade.NOTE and "cannot be asked from here" in found["paths"].seen
+    asked = found_in(decode("# TYPE baton_running gauge\nbaton_running 1\n"), PREFILL)
+    assert "has met yet" in asked["paths"].seen
 
 
 def test_a_gpu_host_without_the_channel_device_is_told(tmp_path: Path) -> None:

@@ -70,15 +70,7 @@ def test_a_completion_is_handed_over_and_equals_the_unified_one(fleet: Release) 
 def test_doctor_names_the_path_between_two_pods(fleet: Release) -> None:
     """From inside: decode pods have a port of their own for metrics."""
     pod = fleet.pods("decode")[-1]["metadata"]["name"]
-    command = (
-        "python3",
-        "-m",
-        "baton.cli",
-        "doctor",
-        "--no-transfer",
-        "--url",
-        f"http://{fleet.called('router')}",
-    )
+    command = ("baton", "doctor", "--no-transfer", "--url", f"http://{fleet.called('router')}")
     said = fleet.kubectl("exec", pod, "--", *command, check=False)
     assert re.search(r"path \S+ ↔ \S+: .*GB/s over", said), said
 

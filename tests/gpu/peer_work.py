@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from baton.kernels.capture import capturing
 from baton.kernels.triton import TritonKernels
 from baton.parallel import TorchRanks
 
@@ -117,8 +118,7 @@ def _captured(make: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, l
     with torch.cuda.stream(stream):
         make()
         stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with capturing(stream) as graph:
             found = make()
     torch.cuda.current_stream().wait_stream(stream)
     return graph, found

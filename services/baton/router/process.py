@@ -135,8 +135,6 @@ async def _build(
             told["state"] = {"reachable": link.reachable, "silent_s": silent_s, "error": link.error}
         if isinstance(discovery, KubernetesFleet):
             told["kubernetes"] = asdict(discovery.health)
-        if port := settings.http.metrics_port:
-            told["metrics_port"] = port
         return told
 
     gauges = Gauges(metrics, pods, admission, mirror, shared=bool(settings.state.url))

@@ -68,7 +68,8 @@ class EngineConfig:
     """Sums over the ranks of a model that is split over GPUs: auto sends small ones through the GPUs' own
     memory as far as that is measured to be faster, nccl none, peer all that fit."""
     graph_max_batch: int = 256
-    """Largest decode batch that is captured as a CUDA graph; 0 captures none."""
+    """Largest decode batch that is captured as a CUDA graph, which short prompts go through too; 0 captures
+    none."""
     profile: str = ""
     """Write a Chrome trace of some steps of rank 0 here, and a table of its kernels beside it."""
     profile_from: int = 300

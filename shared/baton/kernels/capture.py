@@ -1,15 +1,16 @@
 """Captures a CUDA graph with nothing else going on.
 
-Used by whoever replays graphs: the engine's decode steps, the measurements of products. While a stream is
-captured the device refuses whatever may wait for it, and the refusal ends the capture. Garbage in a cycle is
-such: graphs of an engine before this one, which Python finds and frees whenever it likes, here at the latest
-moment. So none is collected meanwhile.
+Used by whoever replays graphs: the engine's decode steps, the measurements of products and of sums. While a
+stream is captured the device refuses whatever may wait for it, and the refusal ends the capture. Garbage in a
+cycle is such: graphs of an engine before this one, which Python finds and frees whenever it likes. So none is
+collected meanwhile.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,3 +29,25 @@ def capturing(stream: torch.cuda.Stream, pool: Any = None) -> Iterator[torch.cud
     finally:
         if collects:
             gc.enable()
+
+
+def replay_us(launch: Callable[[], object], device: torch.device, replays: int) -> float:
+    """Median µs of a replay of all that `launch` launches, which runs once before it is captured."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    times = []
+    with torch.cuda.stream(stream):
+        launch()  # loads what a capture may not
+        stream.synchronize()
+        with capturing(stream) as graph:
+            launch()
+        graph.replay()
+        for _ in range(replays):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end))
+    torch.cuda.current_stream(device).wait_stream(stream)
+    return float(statistics.median(times)) * 1000

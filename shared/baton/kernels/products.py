@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baton.attention.hopper.compiler import cache_directory
-from baton.kernels.capture import capturing
+from baton.kernels.capture import replay_us
 from baton.kernels.hopper.forms import MOST, TOKENS, Form, compile_all, forms, padded, source_bytes
 from baton.kernels.hopper.product import Product, Scratch
 
@@ -116,24 +115,12 @@ class Products:
 
     def replayed(self, call: Call, weights: Sequence[Tensor], wide: Tensor) -> float:
         """Median µs of one product with the small kernel before it."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            call(self.between(wide), weights[0])
-            stream.synchronize()
-            with capturing(stream) as graph:
-                for i in range(LAUNCHES):
-                    call(self.between(wide), weights[i % len(weights)])
-            times = []
-            for _ in range(REPLAYS):
-                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                begin.record()
-                graph.replay()
-                end.record()
-                end.synchronize()
-                times.append(begin.elapsed_time(end))
-        torch.cuda.current_stream().wait_stream(stream)
-        return float(statistics.median(times)) * 1000 / LAUNCHES
+
+        def launch() -> None:
+            for i in range(LAUNCHES):
+                call(self.between(wide), weights[i % len(weights)])
+
+        return replay_us(launch, self.device, REPLAYS) / LAUNCHES
 
     def _path(self, shapes: dict[tuple[int, int], list[Tensor]], counts: Sequence[int]) -> Path:
         """Where measurements of these shapes on such a device by these sources are kept."""

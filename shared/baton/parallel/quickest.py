@@ -7,12 +7,13 @@ decide alike, so all decide on the slowest rank's.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from baton.kernels.capture import replay_us
 
 SIZES = tuple(4096 << step for step in range(11))
 """Bytes of the sums that are timed, as far as they fit: 4 KiB to 4 MiB."""
@@ -51,23 +52,9 @@ def faster_up_to(timings: Sequence[Timing]) -> int:
 def replayed(call: Callable[[Tensor], Tensor], size: int, device: torch.device) -> float:
     """Median µs of one sum of `size` bytes among others, on this rank. All ranks call it together."""
     x = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    times = []
-    with torch.cuda.stream(stream):
-        call(x)  # loads what a capture may not
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(LAUNCHES):
-                call(x)
-        graph.replay()
-        for _ in range(REPLAYS):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-    torch.cuda.current_stream(device).wait_stream(stream)
-    return float(statistics.median(times)) * 1000 / LAUNCHES
+
+    def launch() -> None:
+        for _ in range(LAUNCHES):
+            call(x)
+
+    return replay_us(launch, device, REPLAYS) / LAUNCHES

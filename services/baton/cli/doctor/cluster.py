@@ -49,9 +49,14 @@ def examine_pods(picture: Picture) -> Iterator[Finding]:
         for path in paths(pod):
             met = True
             yield judged(pod, path)
-    if not met and any(pod.role in ("prefill", "decode") for pod in picture.pods):
+    pairs = [pod for pod in picture.pods if pod.role in ("prefill", "decode")]
+    if not met and any(pod.figures.values for pod in pairs):
         yield note(
             "paths", "no pair of pods has met yet", "send a prompt longer than local_below, then look again"
+        )
+    elif not met and pairs:
+        yield note(
+            "paths", "pods cannot be asked from here", "run `baton doctor` in one of them (kubectl exec)"
         )
 
 

@@ -136,7 +136,8 @@ def _address(text: str) -> str:
 
 
 def _metrics_at(address: str, told: dict[str, Any]) -> str:
-    """Where its metrics are: it says so when they have a port of their own."""
+    """Where its metrics are: a pod says so when they have a port of their own. A router does not: it is asked
+    through a Service, which has no such port."""
     port = told.get("metrics_port")
     return str(httpx.URL(address).copy_with(port=port)) if isinstance(port, int) else address
 
