@@ -42,16 +42,39 @@ class Decoder:
     def forward(self, ids: Tensor, spans: Spans, pool: Tensor, attention: Attention) -> Tensor:
         """ids [N] int32 or int64 → hidden states [N, hidden], the final norm applied. Writes the tokens' K
         and V into `pool`. `attention.plan(spans)` must have been called for this step."""
-        kernels, eps = self.kernels, self.config.norm_eps
+        q, residual = self.begin(ids, spans, pool)
+        for number in range(len(self.layers) - 1):
+            q, residual = self.between(number, attention.attend(q, number, spans), residual, spans, pool)
+        return self.end(attention.attend(q, len(self.layers) - 1, spans), residual)
+
+    # Before, between and behind the layers' attention: what depends on the number of tokens alone.
+
+    def begin(self, ids: Tensor, spans: Spans, pool: Tensor) -> tuple[Tensor, Tensor]:
+        """→ (the first layer's queries, residual); its K and V are in the pool."""
         residual = self.embedding(ids)
-        x = kernels.norm(residual, self.layers[0].attention_norm, eps)
-        following = (*(layer.attention_norm for layer in self.layers[1:]), self.norm)
-        for layer, next_norm in zip(self.layers, following, strict=True):
-            x = layer.attention(x, spans, pool, attention)
-            x, residual = kernels.add_norm(x, residual, layer.feed_norm, eps)
-            x = layer.feed(x)
-            x, residual = kernels.add_norm(x, residual, next_norm, eps)
-        return x
+        first = self.layers[0]
+        x = self.kernels.norm(residual, first.attention_norm, self.config.norm_eps)
+        return first.attention.query(x, spans, pool), residual
+
+    def between(
+        self, number: int, attended: Tensor, residual: Tensor, spans: Spans, pool: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What layer `number` attended to → (the next layer's queries, residual)."""
+        following = self.layers[number + 1]
+        x, residual = self._rest(self.layers[number], attended, residual, following.attention_norm)
+        return following.attention.query(x, spans, pool), residual
+
+    def end(self, attended: Tensor, residual: Tensor) -> Tensor:
+        """What the last layer attended to → hidden states."""
+        return self._rest(self.layers[-1], attended, residual, self.norm)[0]
+
+    def _rest(
+        self, layer: Layer, attended: Tensor, residual: Tensor, next_norm: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of a layer behind its attention, and the norm of what follows."""
+        kernels, eps = self.kernels, self.config.norm_eps
+        x, residual = kernels.add_norm(layer.attention.project(attended), residual, layer.feed_norm, eps)
+        return kernels.add_norm(layer.feed(x), residual, next_norm, eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [M, hidden] → [M, vocab_size], whole on every rank: float32 on a CPU, the model's dtype

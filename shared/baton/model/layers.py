@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baton.attention.base import UNSCALED, Attention, Scales, Spans
+from baton.attention.base import UNSCALED, Scales, Spans
 from baton.kernels import fp8
 from baton.kernels.base import Kernels
 from baton.parallel.base import Ranks
@@ -103,7 +103,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class SelfAttention:
-    """Projects, rotates, stores K and V in the pool, attends, projects back."""
+    """Around attention: projects, rotates and stores K and V in the pool; projects back."""
 
     layer: int
     qkv: Linear
@@ -118,11 +118,15 @@ class SelfAttention:
     ranks: Ranks
     scales: Scales = UNSCALED
 
-    def __call__(self, x: Tensor, spans: Spans, pool: Tensor, attention: Attention) -> Tensor:
-        q = self.kernels.rotate_store(
+    def query(self, x: Tensor, spans: Spans, pool: Tensor) -> Tensor:
+        """x [N, hidden] → q [N, heads, head_dim]; K and V are in the pool."""
+        return self.kernels.rotate_store(
             self.qkv(x), pool, self.layer, spans, self.cos_sin, self.norms, self.eps, self.scales
         )
-        return _added(self.ranks.sum(self.out(attention.attend(q, self.layer, spans))), self.out_bias)
+
+    def project(self, attended: Tensor) -> Tensor:
+        """[N, heads * head_dim] → [N, hidden], summed over the ranks."""
+        return _added(self.ranks.sum(self.out(attended)), self.out_bias)
 
 
 @dataclass(frozen=True, slots=True)
