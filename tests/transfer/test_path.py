@@ -52,6 +52,8 @@ def test_a_silent_fall_back_is_said_loudly_with_what_to_do() -> None:
     pods = judge(GPU, replace(PEER, processes="p2"), replace(MEASURED, write_gbps=0.5), {})
     assert not pods.ok
     assert "SLOW PATH" in pods.message and "imex-channels" in pods.message
+    assert pods.transport == "tcp instead of nvlink", "as its speed tells"
+    assert "over tcp instead of nvlink" in pods.message
     fabric = replace(PEER, processes="p2", memory="fabric")
     assert "device files" in judge(GPU, fabric, replace(MEASURED, read_gbps=0.5), {}).message
 
@@ -59,7 +61,14 @@ def test_a_silent_fall_back_is_said_loudly_with_what_to_do() -> None:
 def test_small_pages_are_not_blamed_on_the_path() -> None:
     small = replace(MEASURED, write_gbps=9.0, read_gbps=9.0, descriptor_bytes=65536)
     assert judge(GPU, PEER, small, {}).ok
-    assert not judge(GPU, PEER, replace(small, write_gbps=0.5), {}).ok
+    slow = judge(GPU, PEER, replace(small, write_gbps=0.5), {})
+    assert not slow.ok and slow.transport == "less than nvlink", "which of a small page's costs is not told"
+
+
+def test_what_the_transport_says_of_itself_goes_before_what_its_speed_tells() -> None:
+    slow = replace(MEASURED, write_gbps=0.5)
+    assert judge(GPU, PEER, slow, {"write": "tcp/eth0", "read": "tcp/eth0"}).transport == "tcp/eth0"
+    assert judge(GPU, PEER, MEASURED, {}).transport == "nvlink"
 
 
 LOG = """

@@ -130,8 +130,7 @@ class Carrier:
             self._tell(wire.Lost(self._rank, worker, f"{type(error).__name__}: {error}"))
             return
         verdict = met.result()
-        measured, used = verdict.measured, verdict.transports
-        transport = ", ".join(sorted(set(used.values()))) or verdict.expected.transport
+        measured = verdict.measured
         path = wire.Path(
             worker,
             self._rank,
@@ -139,7 +138,7 @@ class Carrier:
             verdict.message,
             measured.write_gbps,
             measured.read_gbps,
-            transport,
+            verdict.transport,
         )
         self._tell(wire.Met(path))
 

@@ -31,6 +31,8 @@ _ENOUGH_S = 3e-3
 """A bulk transfer that takes this long says what the path gives; a shorter one is followed by a larger."""
 _FULL_SPEED_BYTES = 1 << 20
 """Descriptors of this size or more reach the rates below; smaller ones proportionally less."""
+_LEAST_OF_A_BUS = 5.0
+"""Gigabytes a second: what is slower than this between GPUs of one host goes through sockets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class Verdict:
     measured: Measured
     transports: Mapping[str, str]
     """What the transport says it uses, by operation; empty where it was not asked to write that down."""
+    transport: str
+    """What it goes over, in a word: as the transport says, or else as the speed tells."""
     message: str
 
 
@@ -159,9 +163,12 @@ def _between_gpus(mine: Place, theirs: Place) -> Expectation:
 
 def judge(mine: Place, theirs: Place, measured: Measured, used: Mapping[str, str]) -> Verdict:
     expected = expectation(mine, theirs)
-    floor = expected.gbps * min(1.0, measured.descriptor_bytes / _FULL_SPEED_BYTES)
+    share = min(1.0, measured.descriptor_bytes / _FULL_SPEED_BYTES)
+    floor = expected.gbps * share
     slowest = min(measured.write_gbps, measured.read_gbps)
     ok = slowest >= floor
+    told = expected.transport if ok else _instead(expected.transport, slowest / share)
+    transport = ", ".join(sorted(set(used.values()))) or told
     seen = (
         f"write {measured.write_gbps:.2f} GB/s, read {measured.read_gbps:.2f} GB/s, "
         f"latency {measured.latency_s * 1e6:.0f} us, first contact {measured.connect_s * 1e3:.0f} ms"
@@ -171,8 +178,17 @@ def judge(mine: Place, theirs: Place, measured: Measured, used: Mapping[str, str
     if ok:
         message = f"path as expected ({expected.transport}): {seen}"
     else:
+        if not used:
+            seen += f", over {transport}"
         message = f"SLOW PATH: {seen}; {expected.transport} should give {floor:.2f}: {expected.advice}"
-    return Verdict(ok, expected, measured, dict(used), message)
+    return Verdict(ok, expected, measured, dict(used), transport, message)
+
+
+def _instead(transport: str, gbps: float) -> str:
+    """What a path goes over that is too slow: falling back gives no error and no other sign."""
+    if transport in ("nvlink", "same gpu", "pcie") and gbps < _LEAST_OF_A_BUS:
+        return f"tcp instead of {transport}"
+    return f"less than {transport}"
 
 
 def transport_log(file: str) -> dict[str, str]:
