@@ -33,6 +33,7 @@ from baton.engine.spec import RankSpec, decode, encode
         ("all_reduce", "ring", "auto, nccl or peer"),
         ("all_reduce", "peer", "auto or nccl on a CPU"),
         ("graph_max_batch", -1, "0 (no graphs) or more"),
+        ("graph_max_tokens", -1, "0 (no graphs) or more"),
         ("threads", -1, "or more"),
     ],
 )

@@ -117,13 +117,15 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     shape = _pool_shape(config, model, ranks, decoder, device, need)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
     layouts = _layouts(config, model, shape, ranks.size) if config.handover else ()
-    with enough_memory_for("the pool and graphs", "memory_fraction", "lower it, pages or graph_max_batch"):
+    advice = "lower it, pages, graph_max_batch or graph_max_tokens"
+    with enough_memory_for("the pool and graphs", "memory_fraction", advice):
         memory = allocate(layouts[ranks.rank].bytes, _name(device)) if layouts else None
         pool = make_pool(shape, device, kv_dtype, memory.tensor if memory else None)
         attention, name = choose_attention(config.attention, need(pool))
         runner = Runner(
             decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
-            graph_max_batch=config.graph_max_batch, progress=lambda done: progress("graphs", done),
+            graph_max_batch=config.graph_max_batch, graph_max_tokens=config.graph_max_tokens,
+            progress=lambda done: progress("graphs", done),
         )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)
     agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
@@ -237,12 +239,14 @@ def _step_bytes(
     """What steps take beside weights and pool."""
     longest = config.max_model_len or model.max_model_len
     dtype = DTYPES[config.kv_dtype]
-    with enough_memory_for("the largest step", "prefill_budget", "lower it, or graph_max_batch"):
+    advice = "lower it, graph_max_batch or graph_max_tokens"
+    with enough_memory_for("the largest step", "prefill_budget", advice):
         return step_bytes(
             decoder, lambda pool: choose_attention(config.attention, need(pool))[0],
             lambda pages: make_pool(replace(shape, pages=pages), device, dtype),
             tokens=config.prefill_budget or longest, longest=longest, page_size=config.page_size,
             max_running=config.max_running, graph_max_batch=config.graph_max_batch,
+            graph_max_tokens=config.graph_max_tokens,
         )  # fmt: skip
 
 

@@ -70,6 +70,9 @@ class EngineConfig:
     graph_max_batch: int = 256
     """Largest decode batch that is captured as a CUDA graph, which short prompts go through too; 0 captures
     none."""
+    graph_max_tokens: int = 2048
+    """Most tokens of other steps, prompts above all, for which all but attention is captured as CUDA graphs;
+    0 captures none."""
     profile: str = ""
     """Write a Chrome trace of some steps of rank 0 here, and a table of its kernels beside it."""
     profile_from: int = 300
@@ -110,6 +113,7 @@ class EngineConfig:
         need(self.all_reduce in ("auto", "nccl", "peer"), "all_reduce", "auto, nccl or peer")
         need(self.all_reduce != "peer" or self.device == "cuda", "all_reduce", "auto or nccl on a CPU")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
+        need(self.graph_max_tokens >= 0, "graph_max_tokens", "0 (no graphs) or more")
         need(self.threads >= 0, "threads", "0 (share the cores) or more")
 
     @property

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from baton.attention.base import Capturable, GraphAttention, HostShape, Spans
-from baton.kernels.capture import capturing
+from baton.kernels.capture import Shared
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.rows import SamplingRows
@@ -110,27 +109,21 @@ class DecodeGraphs:
         self._captured: dict[int, Captured] = {}
         self._starts = torch.arange(largest + 1, dtype=torch.int32, device=pool.device)
 
-    def capture(self, progress: Callable[[float], None]) -> None:
+    def capture(self, shared: Shared, progress: Callable[[float], None]) -> None:
         """Capture every size; the largest first, so that the others fit into its memory."""
-        memory = None
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
+        with torch.inference_mode():
             for done, size in enumerate(reversed(self.sizes), start=1):
-                captured = self._capture(size, memory)
-                memory = memory or captured.graph.pool()
-                self._captured[size] = captured
+                self._captured[size] = self._capture(size, shared)
                 progress(done / len(self.sizes))
-        torch.cuda.current_stream().wait_stream(stream)
 
-    def _capture(self, size: int, memory: Any) -> Captured:
+    def _capture(self, size: int, shared: Shared) -> Captured:
         attention = self.attention.graph(size)
         spans = self._spans(size)
         attention.plan(_with_host(spans, np.zeros(size, dtype=np.int32)))
         for _ in range(2):  # compiles kernels and settles allocations before the capture
             self._step(spans, attention)
         torch.cuda.current_stream().synchronize()
-        with capturing(torch.cuda.current_stream(), memory) as graph:
+        with shared.capturing() as graph:
             logits, tokens = self._step(spans, attention)
         return Captured(graph, attention, spans, logits, tokens)
 

@@ -27,9 +27,10 @@ SPANS = 64
 def step_bytes(
     decoder: Decoder, attend: Callable[[Tensor], Attention], make_pool: Callable[[int], Tensor], *,
     tokens: int, longest: int, page_size: int, max_running: int, graph_max_batch: int,
+    graph_max_tokens: int,
 ) -> int:  # fmt: skip
     """Bytes that stay taken or are taken at the peak of a prefill of `tokens` tokens, in prompts of up to
-    `longest`, and of the largest decode graph. `make_pool` gives a pool of so many pages, `attend` its
+    `longest`, and of the largest graphs of either kind. `make_pool` gives a pool of so many pages, `attend` its
     attention."""
     device = torch.device("cuda", torch.cuda.current_device())
     _clean()
@@ -39,7 +40,7 @@ def step_bytes(
     pool = make_pool(1 + pages * len(lengths))
     runner = Runner(
         decoder, attend(pool), pool, max_running=max_running, max_model_len=longest,
-        graph_max_batch=graph_max_batch, only_largest=True,
+        graph_max_batch=graph_max_batch, graph_max_tokens=graph_max_tokens, only_largest=True,
     )  # fmt: skip
     runner.launch(_prefill(lengths, pages)).result()
     torch.cuda.synchronize(device)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome, flatten
 from baton.engine.flight import Flight
 from baton.engine.graphs import DecodeGraphs, Lines, ladder
+from baton.engine.stretches import Stretches, counts
 from baton.engine.upload import Upload
+from baton.kernels.capture import sharing
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
 from baton.sampling.rows import Need, SamplingRows
@@ -49,7 +52,8 @@ class Shape:
 class Runner:
     def __init__(
         self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int,
-        graph_max_batch: int = 0, progress: Callable[[float], None] | None = None, only_largest: bool = False,
+        graph_max_batch: int = 0, graph_max_tokens: int = 0, progress: Callable[[float], None] | None = None,
+        only_largest: bool = False,
     ) -> None:  # fmt: skip
         """`only_largest`: of the graphs, to see what memory they take."""
         self.decoder = decoder
@@ -67,22 +71,35 @@ class Runner:
         self.rows = rows
         self.last = torch.zeros(rows + largest, dtype=torch.int32, device=self.device)
         """Each row's last token; behind them slots for tokens of prompts in a graph."""
-        self.graphs = self._capture(largest, progress or (lambda done: None), only_largest)
+        self.graphs = self._decode_graphs(largest, only_largest)
+        self.stretches = self._stretches(graph_max_tokens, only_largest)
+        self._capture(progress or (lambda done: None))
         self._thread = _step_thread() if self.device.type == "cpu" else None
 
-    def _capture(
-        self, largest: int, progress: Callable[[float], None], only_largest: bool
-    ) -> DecodeGraphs | None:
+    def _decode_graphs(self, largest: int, only_largest: bool) -> DecodeGraphs | None:
         if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
             return None
         from baton.sampling.fused import sample
 
-        graphs = DecodeGraphs(
+        return DecodeGraphs(
             self.decoder, self.attention, self.pool, self.table, self.last, self.sampling,
             [largest] if only_largest else ladder(largest), sample,
         )  # fmt: skip
-        graphs.capture(progress)
-        return graphs
+
+    def _stretches(self, largest: int, only_largest: bool) -> Stretches | None:
+        if self.device.type != "cuda" or largest == 0:
+            return None
+        sizes = [largest] if only_largest else counts(largest)
+        return Stretches(self.decoder, self.attention, self.pool, self.table, sizes)
+
+    def _capture(self, progress: Callable[[float], None]) -> None:
+        """One memory for all graphs: what is read of a step's results is asked for before the next step."""
+        found = [one for one in (self.stretches, self.graphs) if one is not None]
+        if not found:
+            return
+        with sharing() as shared:
+            for at, one in enumerate(found):
+                one.capture(shared, partial(_tell, progress, at, len(found)))
 
     def launch(self, batch: Batch) -> Flight:
         """Start a step; on a CPU it runs in a thread of its own, on a GPU on the current stream."""
@@ -106,7 +123,7 @@ class Runner:
         self._apply(batch)
         shape = self._lay_out(batch)
         self.attention.plan(shape.spans)
-        hidden = self.decoder.forward(shape.ids, shape.spans, self.pool, self.attention)
+        hidden = self._forward(shape.ids, shape.spans)
         scores = self._score_spans(batch, hidden)
         if not len(shape.places.host_rows):
             return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
@@ -114,6 +131,11 @@ class Runner:
         picked = self._sample(logits, shape.places)
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
+
+    def _forward(self, ids: Tensor, spans: Spans) -> Tensor:
+        if self.stretches is not None and self.stretches.fits(len(ids)):
+            return self.stretches.forward(ids, spans)
+        return self.decoder.forward(ids, spans, self.pool, self.attention)
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
@@ -236,6 +258,10 @@ class Runner:
                 found.append((score(self.decoder.logits(hidden[at : at + len(following)]), targets), top))
             at += int(count)
         return found
+
+
+def _tell(progress: Callable[[float], None], at: int, of: int, done: float) -> None:
+    progress((at + done) / of)
 
 
 def _ints(values: list[int]) -> Ints:

@@ -1,6 +1,6 @@
 """Captures a CUDA graph with nothing else going on.
 
-Used by whoever replays graphs: the engine's decode steps, the measurements of products and of sums. While a
+Used by whoever replays graphs: the engine's steps, the measurements of products and of sums. While a
 stream is captured the device refuses whatever may wait for it, and the refusal ends the capture. Garbage in a
 cycle is such: graphs of an engine before this one, which Python finds and frees whenever it likes. So none is
 collected meanwhile.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +30,28 @@ def capturing(stream: torch.cuda.Stream, pool: Any = None) -> Iterator[torch.cud
     finally:
         if collects:
             gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """One stream to capture on and one memory for what graphs need inside: sound as long as they are replayed
+    one after another and what a graph leaves there is not read after the next one's replay."""
+
+    stream: torch.cuda.Stream
+    memory: Any
+
+    def capturing(self) -> AbstractContextManager[torch.cuda.CUDAGraph]:
+        return capturing(self.stream, self.memory)
+
+
+@contextmanager
+def sharing() -> Iterator[Shared]:
+    """Inside, work goes to a stream of its own, on which graphs may be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield Shared(stream, torch.cuda.graph_pool_handle())
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def replay_us(launch: Callable[[], object], device: torch.device, replays: int) -> float:

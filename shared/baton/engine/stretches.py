@@ -1,0 +1,124 @@
+"""Prefills with few launches: the model between its layers' attention as CUDA graphs, attention itself not.
+
+Launching the kernels of a layer one by one takes the host about a millisecond, more than a GPU needs for a
+few hundred tokens. Of a step with prompts only attention depends on lengths, and its plan is made from
+them on the host. Everything else depends on the number of tokens alone: so the stretch before the first
+layer's attention, those between two and the one behind the last are captured for a ladder of counts, and
+a step is padded to the next. Padding tokens have row 0 and position 0, so they write the scratch page and
+nothing else; attention never sees them.
+
+The runner calls `forward` where it would call the decoder's, for steps that fit. What fits depends on the
+batch alone, for the ranks of a split model must all go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from baton.attention.base import Attention, Spans
+from baton.kernels.capture import Shared
+from baton.model.decoder import Decoder
+
+
+def counts(largest: int) -> list[int]:
+    """Numbers of tokens to capture, smallest first.
+
+    Beyond 256 a step computes at most a quarter too much and some 8 % on average, part of which products in
+    tiles of 128 rows would compute anyway; with fewer tokens products read weights, and cost the same.
+    A count is one capture a layer and one more. The small ones serve what decode graphs do not take.
+    """
+    found = [*range(64, 513, 64), *range(640, 1025, 128), *range(1280, 2049, 256)]
+    found += range(2560, largest + 1, 512)
+    return sorted({count for count in found if count < largest} | {largest})
+
+
+class Stretches:
+    """Static buffers hold what goes into a stretch and what comes out of it. All counts share them, and all
+    graphs the memory for what lies in between: one runs at a time."""
+
+    def __init__(
+        self, decoder: Decoder, attention: Attention, pool: Tensor, table: Tensor, sizes: list[int]
+    ) -> None:
+        """`table` [rows, max_pages] is read on the device at each step; `sizes`: the numbers of tokens to
+        capture, smallest first."""
+        self.decoder = decoder
+        self.attention = attention
+        self.pool = pool
+        self.table = table
+        self.sizes, largest = sizes, sizes[-1]
+        config, dtype, device = decoder.config, decoder.norm.dtype, pool.device
+        heads = config.heads // decoder.layers[0].attention.ranks.size
+        self._inputs = torch.zeros(3, largest, dtype=torch.int32, device=device)
+        """Ids, positions and rows of the page table."""
+        self._queries = torch.zeros(largest, heads, config.head_dim, dtype=dtype, device=device)
+        self._attended = torch.zeros(largest, heads * config.head_dim, dtype=dtype, device=device)
+        self._residual = torch.zeros(largest, config.hidden_size, dtype=dtype, device=device)
+        """Hidden states behind the last stretch."""
+        self._graphs: dict[int, list[torch.cuda.CUDAGraph]] = {}
+        """By number of tokens: before each layer's attention, and behind the last."""
+
+    def capture(self, shared: Shared, progress: Callable[[float], None]) -> None:
+        """Capture every size; the largest first, so that the others fit into its memory."""
+        stretches = range(len(self.decoder.layers) + 1)
+        with torch.inference_mode():
+            for done, size in enumerate(reversed(self.sizes), start=1):
+                for number in stretches:  # compiles kernels and chooses products before the capture
+                    self._run(size, number)
+                self._graphs[size] = [self._captured(shared, size, number) for number in stretches]
+                progress(done / len(self.sizes))
+
+    def _captured(self, shared: Shared, size: int, number: int) -> torch.cuda.CUDAGraph:
+        with shared.capturing() as graph:
+            self._run(size, number)
+        return graph
+
+    def fits(self, tokens: int) -> bool:
+        return 0 < tokens <= self.sizes[-1]
+
+    def forward(self, ids: Tensor, spans: Spans) -> Tensor:
+        """As `Decoder.forward`, behind the attention's plan; the result is valid until the next step."""
+        count = len(ids)
+        size = next(size for size in self.sizes if size >= count)
+        self._fill(ids, spans, size)
+        for layer in range(len(self.decoder.layers)):
+            self._replay(size, layer)
+            self._attended[:count] = self.attention.attend(self._queries[:count], layer, spans)
+        self._replay(size, len(self.decoder.layers))
+        return self._residual[:count]
+
+    def _fill(self, ids: Tensor, spans: Spans, size: int) -> None:
+        count = len(ids)
+        for held, values in zip(self._inputs, (ids, spans.positions, spans.token_rows), strict=True):
+            held[:count] = values
+        if count < size:
+            self._inputs[:, count:size].zero_()
+            self._attended[count:size].zero_()  # what padding computes depends on no step before
+
+    def _replay(self, size: int, number: int) -> None:
+        self._graphs[size][number].replay()
+
+    def _run(self, size: int, number: int) -> None:
+        """The stretch before layer `number`, or behind the last: from the buffers into the buffers."""
+        decoder = self.decoder
+        ids, positions, token_rows = self._inputs[:, :size]
+        spans = _of_tokens(self.table, positions, token_rows)
+        attended, residual = self._attended[:size], self._residual[:size]
+        if number == len(decoder.layers):
+            residual.copy_(decoder.end(attended, residual))
+            return
+        if number == 0:
+            q, left = decoder.begin(ids, spans, self.pool)
+        else:
+            q, left = decoder.between(number - 1, attended, residual, spans, self.pool)
+        self._queries[:size].copy_(q)
+        if left.data_ptr() != residual.data_ptr():  # kernels may have added to it in place
+            residual.copy_(left)
+
+
+def _of_tokens(table: Tensor, positions: Tensor, token_rows: Tensor) -> Spans:
+    """What storing keys and values asks about a step; there is nothing to attend by."""
+    none = positions[:0]
+    return Spans(table, none, none, none, positions, token_rows, 0, None)
