@@ -7,6 +7,7 @@ real ones.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from tests.checkpoints import Make
 from tests.engine.inline import Inline
 from tests.engine.test_exact import GREEDY, TOKENS, Reference, prompts, reference
+from tests.engine.test_lines import with_lines
 from torch import Tensor
 
 from baton.attention.base import Spans
@@ -27,6 +29,8 @@ class Uncaptured(Stretches):
     """Counts steps by kind."""
 
     prefills = decodes = mixed = padded = 0
+    size = 0
+    """Of the last step."""
 
     def forward(self, ids: Tensor, spans: Spans) -> Tensor:
         self.prefills += spans.prefills == len(spans.rows)
@@ -36,6 +40,7 @@ class Uncaptured(Stretches):
         return super().forward(ids, spans)
 
     def _replay(self, size: int, number: int) -> None:
+        self.size = size
         self._run(size, number)
 
 
@@ -126,11 +131,29 @@ def test_more_tokens_than_were_captured_go_one_kernel_after_the_other(checkpoint
     with Inline(made.directory, pages=300) as served:
         stretches = with_stretches(served, 16, 32)
         served.tokens([[5] * 32], one)
-        assert (stretches.prefills, stretches.padded) == (1, 0)
+        assert (stretches.prefills, stretches.padded, stretches.size) == (1, 0, 32)
         served.tokens([[6] * 33], one)
         assert stretches.prefills == 1
         served.tokens([[7] * 15, [8] * 16], one)
-        assert (stretches.prefills, stretches.padded) == (2, 1), "together"
+        assert (stretches.prefills, stretches.padded, stretches.size) == (2, 1, 32), "together"
+        served.tokens([[9] * 3], one)
+        assert (stretches.prefills, stretches.padded, stretches.size) == (3, 2, 16)
+
+
+def test_what_decode_graphs_do_not_take(checkpoint: Make) -> None:
+    """Prompts to be scored, and those that are too long for lines but not for this."""
+    made = checkpoint("qwen3")
+    one = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+    with Inline(made.directory, pages=300) as served:
+        graphs, stretches = with_lines(served, 32), with_stretches(served, 16, 48)
+        served.tokens([[5] * 16], one)
+        assert (graphs.prompts, stretches.prefills) == (16, 0)
+        served.tokens([[6] * 16], replace(one, prompt_logprobs=1))
+        assert (graphs.prompts, stretches.prefills) == (16, 1)
+        served.tokens([[7] * 40], one)
+        assert (graphs.prompts, stretches.prefills) == (16, 2)
+        served.tokens([[8] * 60], one)
+        assert (graphs.prompts, stretches.prefills) == (16, 2), "neither"
 
 
 def test_a_step_depends_on_no_step_before(checkpoint: Make) -> None:

@@ -178,6 +178,7 @@ def test_bf16_logits_are_those_of_rounded_keys_and_values(
     logits by more than bf16 does, with plain torch too (4.2–4.8 %): hence three times its bound."""
     directory, whole = model
     settings = {"dtype": "bfloat16", "attention": attention, "graph_max_batch": graphs, "mixed": True}
+    settings |= {"graph_max_tokens": 8 * graphs}
     asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
     with serve(directory, kv_cache_dtype="fp8", prefill_budget=96, **settings) as served:
         assert served.built.runner.pool.dtype == torch.float8_e4m3fn

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.engine.inline import Inline
+from torch import Tensor
 
+from baton.attention.base import Spans
 from baton.core.types import SamplingParams
 from baton.engine import LLM
+from baton.engine.stretches import Stretches
 from baton.sampling.sampler import Picked, Places, Sampler
 
 transformers = pytest.importorskip("transformers")
@@ -63,7 +68,8 @@ class Recorder(Sampler):
 
 
 def serve(directory: Path, **settings: Any) -> Inline:
-    return Inline(directory, **{"device": "cuda", "pages": 1024, "max_running": 16, **settings})
+    asked = {"device": "cuda", "pages": 1024, "max_running": 16, "graph_max_tokens": 0}
+    return Inline(directory, **{**asked, **settings})
 
 
 @pytest.mark.parametrize("graphs", [0, 16])
@@ -114,6 +120,95 @@ def test_bf16_logits_after_lines_are_within_rounding(model: tuple[Path, Any], at
         assert worst < 2e-2, f"relative error {worst:.4f}"
 
 
+def long_prompts() -> list[list[int]]:
+    """From a few tokens to more than is captured; their beginnings are each other's."""
+    chance = random.Random(6)
+    shared = [chance.randrange(1000) for _ in range(900)]
+    lengths = [3, 40, 300, 511, 640, 900, 1500]
+    return [shared[: n // 2] + [chance.randrange(1000) for _ in range(n - n // 2)] for n in lengths]
+
+
+class Counted:
+    """Stretches, counting the steps that go through them by kind."""
+
+    def __init__(self, inner: Stretches) -> None:
+        self.inner = inner
+        self.steps: Counter[str] = Counter()
+
+    def fits(self, tokens: int) -> bool:
+        return self.inner.fits(tokens)
+
+    def forward(self, ids: Tensor, spans: Spans) -> Tensor:
+        decodes = len(spans.rows) - spans.prefills
+        self.steps["mixed" if decodes and spans.prefills else "decodes" if decodes else "prefills"] += 1
+        return self.inner.forward(ids, spans)
+
+
+def counted(served: Inline) -> Counter[str]:
+    its = served.built.runner
+    assert isinstance(its.stretches, Stretches)
+    its.stretches = found = Counted(its.stretches)  # type: ignore[assignment]
+    return found.steps
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("graphs", [0, 16])
+@pytest.mark.parametrize("attention", ["torch", "triton"])
+def test_prefills_in_stretches_say_what_transformers_says(
+    model: tuple[Path, Any], attention: str, graphs: int, mixed: bool
+) -> None:
+    """Together in chunks; most of each cached; alone. Without decode graphs, which torch's attention has none
+    of, decodes go through stretches too."""
+    directory, reference = model
+    settings = {"dtype": "float32", "attention": attention, "graph_max_batch": graphs, "mixed": mixed}
+    asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
+    answers = []
+    for most in (1024, 0):
+        with serve(directory, graph_max_tokens=most, prefill_budget=700, **settings) as served:
+            steps = counted(served) if most else Counter()
+            answers += [served.tokens(long_prompts(), asked) for _ in range(2)]
+            answers += [[served.tokens([prompt], asked)[0] for prompt in long_prompts()]]
+            if most:
+                assert steps["prefills"] and bool(steps["mixed"]) == mixed
+                assert bool(steps["decodes"]) == (graphs == 0 or attention == "torch")
+    for prompt, tokens in zip(long_prompts(), answers[0], strict=True):
+        assert greedy(reference, prompt + tokens, TOKENS) == tokens
+    assert all(one == answers[0] for one in answers)
+
+
+def test_a_prompt_is_scored_in_stretches(model: tuple[Path, Any]) -> None:
+    directory, reference = model
+    asked = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True, prompt_logprobs=1)
+    prompt = long_prompts()[2]
+    settings = {"dtype": "float32", "attention": "triton", "graph_max_batch": 16, "prefill_budget": 128}
+    with serve(directory, graph_max_tokens=128, **settings) as served:
+        steps = counted(served)
+        (updates,) = served.generate([prompt], asked)
+        assert steps == {"prefills": 3}
+    with torch.inference_mode():
+        logprobs = reference(torch.tensor([prompt], device="cuda")).logits[0].log_softmax(-1)
+    scores = list(itertools.chain(*(update.scores or () for update in updates)))
+    assert [one.token_id for one in scores] == prompt[1:]
+    want = [float(logprobs[i, token]) for i, token in enumerate(prompt[1:])]
+    assert [one.logprob for one in scores] == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("attention", ["triton", "flashinfer", "flashinfer,hopper"])
+def test_bf16_logits_after_stretches_are_within_rounding(
+    model: tuple[Path, Any], attention: str, mixed: bool
+) -> None:
+    directory, reference = model
+    settings = {"dtype": "bfloat16", "attention": attention, "mixed": mixed, "prefill_budget": 700}
+    asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
+    with serve(directory, graph_max_batch=16, graph_max_tokens=1024, **settings) as served:
+        steps = counted(served)
+        worst = furthest(served, reference, asked, long_prompts())
+        assert worst < 2e-2, f"relative error {worst:.4f}"
+        assert steps["prefills"] and bool(steps["mixed"]) == mixed
+        print(f"{attention} mixed {mixed}: worst relative error {worst:.4f}, {dict(steps)}")
+
+
 def greedy(reference: Any, tokens: list[int], count: int) -> list[int]:
     """What the reference would have said in place of the last `count` tokens, given those before each."""
     with torch.inference_mode():
@@ -130,6 +225,7 @@ def test_two_ranks_say_what_transformers_says(model: tuple[Path, Any], graphs: i
     asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
     settings: dict[str, Any] = {"dtype": "float32", "attention": "triton", "graph_max_batch": graphs}
     settings |= {"pages": 1024, "max_running": 16, "tensor_parallel": 2, "prefill_budget": 48}
+    settings |= {"graph_max_tokens": 4 * graphs}
     with LLM(str(directory), device="cuda", **settings) as llm:
         for _ in range(2):  # the second time cached
             for prompt, output in zip(prompts(), llm.generate(prompts(), asked), strict=True):
@@ -153,16 +249,18 @@ def test_bf16_logits_are_within_rounding(
         print(f"{attention} graphs {graphs} mixed {mixed}: worst relative error {worst:.4f}")
 
 
-def furthest(served: Inline, reference: Any, asked: SamplingParams) -> float:
+def furthest(
+    served: Inline, reference: Any, asked: SamplingParams, some: list[list[int]] | None = None
+) -> float:
     """The largest relative error of all logits that were sampled from."""
-    worst = 0.0
+    some, worst = some or prompts(), 0.0
     for _ in range(2):  # the second time cached
         recorder = served.built.runner.sampler = Recorder(served.built.runner.sampler)
-        tokens = served.tokens(prompts(), asked)
-        assert len(recorder.seen) == len(prompts()) * TOKENS
+        tokens = served.tokens(some, asked)
+        assert len(recorder.seen) == len(some) * TOKENS
         # A row serves one prompt, and no two prompts are of one length.
         rows = {min(at for r, at in recorder.seen if r == row): row for row, _ in recorder.seen}
-        for prompt, made in zip(prompts(), tokens, strict=True):
+        for prompt, made in zip(some, tokens, strict=True):
             with torch.inference_mode():
                 whole = reference(torch.tensor([prompt + made], device="cuda")).logits[0]
             for i in range(len(made)):

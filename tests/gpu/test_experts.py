@@ -43,6 +43,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_float32_equals_transformers(mixture: tuple[Path, Any], graphs: int) -> None:
     directory, reference = mixture
     settings = {"dtype": "float32", "attention": "triton", "graph_max_batch": graphs, "prefill_budget": 48}
+    settings |= {"graph_max_tokens": 4 * graphs}
     with serve(directory, **settings) as served:
         found = served.tokens(prompts(), GREEDY)
         assert served.tokens(prompts(), GREEDY) == found, "cached"
@@ -60,7 +61,8 @@ def test_bf16_logits_are_within_rounding(mixture: tuple[Path, Any], graphs: int)
     directory, reference = mixture
     asked = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, logprobs=1)
     rounding = type(reference).from_pretrained(directory, dtype=torch.bfloat16).cuda().eval()
-    with serve(directory, dtype="bfloat16", graph_max_batch=graphs, prefill_budget=96) as served:
+    settings = {"graph_max_batch": graphs, "graph_max_tokens": 8 * graphs, "prefill_budget": 96}
+    with serve(directory, dtype="bfloat16", **settings) as served:
         recorder = served.built.runner.sampler = Recorder(served.built.runner.sampler)
         tokens = served.tokens(prompts(), asked)
     rows = {min(at for r, at in recorder.seen if r == row): row for row, _ in recorder.seen}

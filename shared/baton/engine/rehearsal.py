@@ -30,8 +30,8 @@ def step_bytes(
     graph_max_tokens: int,
 ) -> int:  # fmt: skip
     """Bytes that stay taken or are taken at the peak of a prefill of `tokens` tokens, in prompts of up to
-    `longest`, and of the largest graphs of either kind. `make_pool` gives a pool of so many pages, `attend` its
-    attention."""
+    `longest`, and of the largest graphs of either kind. `make_pool` gives a pool of so many pages, `attend`
+    its attention."""
     device = torch.device("cuda", torch.cuda.current_device())
     _clean()
     before = torch.cuda.mem_get_info(device)[0]

@@ -83,9 +83,10 @@ class Stretches:
         count = len(ids)
         size = next(size for size in self.sizes if size >= count)
         self._fill(ids, spans, size)
+        queries, attended = self._queries[:count], self._attended[:count]
         for layer in range(len(self.decoder.layers)):
             self._replay(size, layer)
-            self._attended[:count] = self.attention.attend(self._queries[:count], layer, spans)
+            attended.copy_(self.attention.attend(queries, layer, spans))
         self._replay(size, len(self.decoder.layers))
         return self._residual[:count]
 
