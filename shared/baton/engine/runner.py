@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -99,7 +98,11 @@ class Runner:
             return
         with sharing() as shared:
             for at, one in enumerate(found):
-                one.capture(shared, partial(_tell, progress, at, len(found)))
+
+                def tell(done: float, before: int = at) -> None:
+                    progress((before + done) / len(found))
+
+                one.capture(shared, tell)
 
     def launch(self, batch: Batch) -> Flight:
         """Start a step; on a CPU it runs in a thread of its own, on a GPU on the current stream."""
@@ -258,10 +261,6 @@ class Runner:
                 found.append((score(self.decoder.logits(hidden[at : at + len(following)]), targets), top))
             at += int(count)
         return found
-
-
-def _tell(progress: Callable[[float], None], at: int, of: int, done: float) -> None:
-    progress((at + done) / of)
 
 
 def _ints(values: list[int]) -> Ints:

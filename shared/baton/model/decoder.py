@@ -1,8 +1,8 @@
 """The decoder: one class for every architecture, built from a `ModelConfig` and filled from a checkpoint.
 
 The runner calls `load` once, then `forward` and `logits` for each step; with CUDA graphs it captures
-both. Owns the weights of one rank. Knows nothing of scheduling, sampling or pages beyond the spans that
-it passes on to the kernels and to attention.
+both, or what lies between the layers' attention. Owns the weights of one rank. Knows nothing of scheduling,
+sampling or pages beyond the spans that it passes on to the kernels and to attention.
 """
 
 from __future__ import annotations
