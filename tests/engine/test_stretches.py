@@ -50,8 +50,16 @@ def with_stretches(served: Inline, *sizes: int) -> Uncaptured:
     return its.stretches
 
 
-@pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("name", ["qwen3", "llama-linear-biased", "qwen2-window", "qwen3-moe"])
+@pytest.mark.parametrize(
+    ("name", "overlap"),
+    [
+        ("qwen3", True),
+        ("qwen3", False),
+        ("llama-linear-biased", True),
+        ("qwen2-window", False),
+        ("qwen3-moe", True),
+    ],
+)
 def test_stretches_say_what_transformers_says(
     name: str, overlap: bool, checkpoint: Make, reference: Reference
 ) -> None:

@@ -125,7 +125,6 @@ class Runner:
             return self._replay(batch, self.graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
-        self.attention.plan(shape.spans)
         hidden = self._forward(shape.ids, shape.spans)
         scores = self._score_spans(batch, hidden)
         if not len(shape.places.host_rows):
@@ -138,6 +137,7 @@ class Runner:
     def _forward(self, ids: Tensor, spans: Spans) -> Tensor:
         if self.stretches is not None and self.stretches.fits(len(ids)):
             return self.stretches.forward(ids, spans)
+        self.attention.plan(spans)
         return self.decoder.forward(ids, spans, self.pool, self.attention)
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:

@@ -79,15 +79,16 @@ class Stretches:
         return 0 < tokens <= self.sizes[-1]
 
     def forward(self, ids: Tensor, spans: Spans) -> Tensor:
-        """As `Decoder.forward`, behind the attention's plan; the result is valid until the next step."""
+        """As `Decoder.forward`, attention's plan included; the result is valid until the next step."""
         count = len(ids)
         size = next(size for size in self.sizes if size >= count)
         self._fill(ids, spans, size)
         queries, attended = self._queries[:count], self._attended[:count]
+        self._replay(size, 0)
+        self.attention.plan(spans)  # by the host, while the device computes
         for layer in range(len(self.decoder.layers)):
-            self._replay(size, layer)
             attended.copy_(self.attention.attend(queries, layer, spans))
-        self._replay(size, len(self.decoder.layers))
+            self._replay(size, layer + 1)
         return self._residual[:count]
 
     def _fill(self, ids: Tensor, spans: Spans, size: int) -> None:
