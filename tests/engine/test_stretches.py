@@ -182,4 +182,4 @@ def test_what_is_captured(largest: int) -> None:
     assert found == sorted(set(found)) and found[-1] == largest
     for tokens in range(257, largest + 1):
         assert min(count for count in found if count >= tokens) <= tokens * 1.25
-    assert len(counts(2048)) == 16
+    assert len(counts(2048)) == 20
