@@ -38,7 +38,7 @@ from baton.router.meters import Meters
 from baton.router.own import Own
 from baton.router.page import Page
 from baton.router.probes import Probes
-from baton.router.relay import Errand, Errands
+from baton.router.relay import Errand, Means
 from baton.router.settings import RouterSettings
 from baton.router.understand import Read, Understanding
 from baton.trace import SILENT, Tracing
@@ -54,7 +54,7 @@ class App:
     gate: Gate
     understanding: Understanding
     admission: Admission
-    errands: Errands
+    means: Means
     probes: Probes
     meters: Meters
     clock: Clock
@@ -124,7 +124,7 @@ class App:
         if key.name:
             exchange.notes["key"] = key.name
         async with while_present(exchange.receive), self.admission.enter(key, asked.priority):
-            errand = self.errands.start(exchange, asked, generation, bookmark.had if bookmark else None)
+            errand = Errand(self.means, exchange, asked, generation, bookmark.had if bookmark else None)
             try:
                 await errand.run()
             finally:

@@ -29,7 +29,7 @@ from baton.router.own import NEWS, Own
 from baton.router.page import Feed, Page, Sight, sources_of
 from baton.router.pods import Catalog, Pods
 from baton.router.probes import Probes
-from baton.router.relay import Errands, RetryBudget, Trail
+from baton.router.relay import Means, RetryBudget, Trail
 from baton.router.settings import RouterSettings
 from baton.router.siblings import Siblings
 from baton.router.understand import Understanding
@@ -117,7 +117,7 @@ async def _build(
     pods = Pods(discovery, mirror.index, mirror.loads, catalog, pool, settings.placement, clock)
     admission = Admission(settings.admission, clock, meters)
     gate = Gate(keys, KeyLimits(clock), admission)
-    errands = Errands(
+    means = Means(
         pods,
         pool,
         RetryBudget(settings.retry.share, settings.retry.burst),
@@ -147,7 +147,7 @@ async def _build(
         _background(stack, work)
     understanding = Understanding(pods, settings.keys.shared_cache)
     page = _page(settings, stack, probes, own, meters) if settings.ui.enabled else None
-    return App(settings, gate, understanding, admission, errands, probes, meters, clock, own, page, tracing)
+    return App(settings, gate, understanding, admission, means, probes, meters, clock, own, page, tracing)
 
 
 async def _mirror(settings: RouterSettings, stack: AsyncExitStack, name: str, feed: int) -> FleetMirror:

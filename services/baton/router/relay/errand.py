@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from baton.core.clock import Clock
 from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused
 from baton.core.types import Request
 from baton.http import Exchange
 from baton.http.body import header
 from baton.openai import Asked, EventRelay, Had
 from baton.protocol.placed import Placed, encode
-from baton.router.meters import Meters
 from baton.router.placement import Decision, Query, Reason, Refusal, lender
-from baton.router.pods import Generation, Pods
+from baton.router.pods import Generation
 from baton.router.relay.attempt import Attempt, head_of
-from baton.router.relay.budget import RetryBudget
 from baton.router.relay.explain import explain
 from baton.router.relay.leg import Leg
-from baton.router.relay.trail import Placement, Trail
+from baton.router.relay.means import Means
+from baton.router.relay.trail import Placement
 from baton.router.relay.usage import Counted, usage_of
-from baton.router.settings import RetrySettings
-from baton.router.wire import Pool
 from baton.trace import Span
 
 FIRST_WAIT_S = 0.05
@@ -40,38 +36,19 @@ TIMELINE = b"x-baton-timeline"
 """`true` has the pod tell in the answer when what happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Errands:
-    """What all of them share."""
-
-    pods: Pods
-    pool: Pool
-    budget: RetryBudget
-    meters: Meters
-    trail: Trail
-    settings: RetrySettings
-    clock: Clock
-
-    def start(
-        self, exchange: Exchange[Any], asked: Asked, generation: Generation, had: Had | None = None
-    ) -> Errand:
-        """`had`: what a client that comes back has of the answer."""
-        self.budget.request()
-        return Errand(self, exchange, asked, generation, had)
-
-
 class Errand:
     """`await errand.run()` once."""
 
     def __init__(
         self,
-        shared: Errands,
+        means: Means,
         exchange: Exchange[Any],
         asked: Asked,
         generation: Generation,
-        had: Had | None,
+        had: Had | None = None,
     ) -> None:
-        self._shared = shared
+        """`had`: what a client that comes back has of the answer."""
+        self._means = means
         self._exchange = exchange
         self._asked = asked
         self._generation = generation
@@ -94,6 +71,7 @@ class Errand:
 
     async def run(self) -> None:
         """Answer the client, or raise what it is to be told."""
+        self._means.budget.request()
         while True:
             found = self._place()
             if isinstance(found, Refusal):
@@ -114,7 +92,7 @@ class Errand:
         free = self._had is None and not self._relay.relayed
         if isinstance(found, Refusal) and free and (self._failures or self._last is None):
             # Nothing was delivered, so another model's pods may have it: an update may have gone on.
-            other = self._shared.pods.other(self._generation.kind)
+            other = self._means.pods.other(self._generation.kind)
             if other is not None:
                 before = self._generation, self._requests
                 self._generation, self._requests = other, _requests(self._asked, other)
@@ -127,7 +105,7 @@ class Errand:
     def _place_within(self) -> Decision | Refusal:
         query = self._query()
         patient = self._failures > 0
-        found = self._shared.pods.place(self._generation.kind, query, patient=patient)
+        found = self._means.pods.place(self._generation.kind, query, patient=patient)
         if not isinstance(found, Refusal):
             self._lender = lender(query, found) if found.lender is None else found.lender
         return found
@@ -136,7 +114,7 @@ class Errand:
         prompts = self._requests[:: self._asked.shape.n]
         limits = [request.sampling.max_tokens for request in self._requests]
         known = [limit for limit in limits if limit is not None]
-        index, held = self._shared.pods.index, dict[str, int]()
+        index, held = self._means.pods.index, dict[str, int]()
         for prompt in prompts:
             for worker, pages in index.lookup(prompt.identities).items():
                 if pages:
@@ -148,41 +126,41 @@ class Errand:
             identities=prompts[0].identities,
             max_tokens=sum(known) if len(known) == len(limits) else None,
             excluded=self._excluded,
-            number=self._shared.pods.placed,
+            number=self._means.pods.placed,
         )
 
     async def _wait(self, refusal: Refusal) -> None:
         """Nobody takes it now. One that has met no failure is refused at once; one that has waits for pods to
         come back, for a while."""
-        shared, now = self._shared, self._shared.clock.now()
+        means, now = self._means, self._means.clock.now()
         if not self._failures:
             raise self._last or _refused(refusal)
         if self._gave_up_at is None:
-            self._gave_up_at = now + shared.settings.wait_s
+            self._gave_up_at = now + means.settings.wait_s
         if now >= self._gave_up_at:
             raise self._last or _refused(refusal)
         self._excluded = frozenset()
-        await shared.clock.sleep(self._wait_s * (0.5 + random.random()))
+        await means.clock.sleep(self._wait_s * (0.5 + random.random()))
         self._wait_s = min(LONGEST_WAIT_S, 2 * self._wait_s)
 
     # ---- there ----
 
     async def _attempt(self, decision: Decision) -> None:
-        shared, exchange = self._shared, self._exchange
-        origin = shared.pods.origin(decision.decode)
-        placement = Placement(exchange.id, self._attempts, shared.clock.now(), self.counted.prompt, decision)
+        means, exchange = self._means, self._exchange
+        origin = means.pods.origin(decision.decode)
+        placement = Placement(exchange.id, self._attempts, means.clock.now(), self.counted.prompt, decision)
         body = encode(self._placed(decision))
-        left_s = exchange.deadline - shared.clock.now()
+        left_s = exchange.deadline - means.clock.now()
         span = self._begin(decision)
         message = head_of(origin, exchange.id, left_s, len(body), span.header) + body
         self._attempts += 1
         if self._explained:
             explain(exchange.reply, decision, self._attempts)
-        shared.trail.add(placement)
-        shared.pods.paces.placed(decision, placement.at)
+        means.trail.add(placement)
+        means.pods.paces.placed(decision, placement.at)
         first, stream = self.ttft_s is None, self._asked.shape.stream
-        with Leg(shared, placement, exchange.began, span, first=first, told=self._told_at_once) as leg:
-            attempt = Attempt(shared.pool, origin, exchange.reply, leg.arrived)
+        with Leg(means, placement, exchange.began, span, first=first, told=self._told_at_once) as leg:
+            attempt = Attempt(means.pool, origin, exchange.reply, leg.arrived)
             try:
                 if stream:
                     await attempt.stream(message, self._relay)
@@ -194,7 +172,7 @@ class Errand:
                 if self.ttft_s is None:
                     self.ttft_s = leg.ttft_s
             leg.completed()
-        shared.pods.shunning.succeeded(decision.decode)
+        means.pods.shunning.succeeded(decision.decode)
 
     @property
     def _told_at_once(self) -> bool:
@@ -249,24 +227,24 @@ class Errand:
         """Nothing was done; somebody else may have room."""
         self._last = error
         self._excluded |= {decision.decode}
-        self._shared.meters.refusals.labels(error.code).inc()
-        self._shared.pods.shunning.refused(decision.decode)
+        self._means.meters.refusals.labels(error.code).inc()
+        self._means.pods.shunning.refused(decision.decode)
         self._exchange.span.mark("refused", decode=decision.decode, cause=error.code)
 
     def _lost(self, decision: Decision, error: PeerLost) -> None:
         """The pod failed it. Raises what the client is told, when that was the last try."""
-        shared = self._shared
+        means = self._means
         self._failures += 1
         self._last = error
         self._excluded |= {decision.decode}
-        lease = shared.pods.lease(decision.decode)
+        lease = means.pods.lease(decision.decode)
         if lease is not None:
-            shared.pods.shunning.failed(decision.decode, lease.incarnation, str(error))
-        if self._failures >= shared.settings.tries or not shared.budget.take(self._failures):
-            shared.meters.given_up.inc()
+            means.pods.shunning.failed(decision.decode, lease.incarnation, str(error))
+        if self._failures >= means.settings.tries or not means.budget.take(self._failures):
+            means.meters.given_up.inc()
             raise error
         resumes = bool(self._relay.relayed)
-        (shared.meters.resumes if resumes else shared.meters.retries).inc()
+        (means.meters.resumes if resumes else means.meters.retries).inc()
         self._exchange.span.mark(
             "resumed" if resumes else "retried", decode=decision.decode, cause=str(error)
         )
