@@ -133,3 +133,32 @@ def test_gpu_workers_roll_without_a_spare_gpu() -> None:
     for device, surge in (("cpu", 1), ("cuda", 0)):
         strategy = find(render({"device": device}), "Deployment", "demo-baton-decode")["spec"]["strategy"]
         assert strategy["rollingUpdate"] == {"maxSurge": surge, "maxUnavailable": 1 - surge}
+
+
+def _seen(pod: dict[str, Any]) -> tuple[str, set[str], set[str]]:
+    """Of a pod's one container: HF_HOME, the names in its environment, and where volumes are."""
+    (container,) = pod["containers"]
+    environ = {one["name"]: one.get("value", "") for one in container.get("env", [])}
+    return environ.get("HF_HOME", ""), set(environ), {one["mountPath"] for one in container["volumeMounts"]}
+
+
+def test_what_comes_from_the_hub_is_kept_on_a_volume(case: str) -> None:
+    for _, pod in pod_specs(render(CASES[case])):
+        home, _, mounts = _seen(pod)
+        assert not home or any(f"{home}/".startswith(f"{mount}/") for mount in mounts)
+
+
+def test_a_hub_that_is_not_asked_is_read_from_the_volume() -> None:
+    """By routers and tests too: they need the tokenizer."""
+    hub = {"model": {"id": "a/b"}, "modelCache": {"type": "pvc"}, "huggingface": {"existingSecret": "hf"}}
+    kept = hub | {"huggingface": {"existingSecret": "hf", "offline": True}}
+    named = ("demo-baton-router", "demo-baton-prefill", "demo-baton-decode", "demo-baton-test")
+    for values, homes in (
+        (hub, ["/tmp/huggingface", "/models", "/models", "/tmp/huggingface"]),
+        (kept, ["/models"] * 4),
+    ):
+        pods = {where.partition("/")[2]: pod for where, pod in pod_specs(render(values))}
+        for name, expected in zip(named, homes, strict=True):
+            home, environ, mounts = _seen(pods[name])
+            assert (home, "HF_TOKEN" in environ) == (expected, True), name
+            assert ("/models" in mounts) is (expected == "/models"), name

@@ -125,17 +125,7 @@ topologySpreadConstraints:
 {{- if not (include "baton.redisUrl" .root) }}
 - {name: BATON_STATE__URL, valueFrom: {secretKeyRef: {name: {{ $v.redis.existingSecret }}, key: {{ $v.redis.key }}}}}
 {{- end }}
-{{- if or (ne .component "router") $v.huggingface.existingSecret }}
-- {name: HF_HOME, value: {{ $v.modelCache.mountPath }}}
-{{- else }}
-- {name: HF_HOME, value: /tmp/huggingface}
-{{- end }}
-{{- if or $v.huggingface.offline (eq $v.model.id "tiny") }}
-- {name: HF_HUB_OFFLINE, value: "1"}
-{{- end }}
-{{- with $v.huggingface.existingSecret }}
-- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $v.huggingface.key }}}}}
-{{- end }}
+{{ include "baton.hub" . }}
 {{- if ne .component "router" }}
 - {name: BATON_POD__ID, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: BATON_POD__HOST, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
@@ -157,6 +147,18 @@ topologySpreadConstraints:
 {{- end }}
 {{- with .values.extraEnv }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Of every pod that reads a model or its tokenizer. */ -}}
+{{- define "baton.hub" -}}
+{{- $v := .root.Values -}}
+- {name: HF_HOME, value: {{ empty (include "baton.usesModels" .) | ternary "/tmp/huggingface" $v.modelCache.mountPath }}}
+{{- if or $v.huggingface.offline (eq $v.model.id "tiny") }}
+- {name: HF_HUB_OFFLINE, value: "1"}
+{{- end }}
+{{- with $v.huggingface.existingSecret }}
+- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $v.huggingface.key }}}}}
 {{- end }}
 {{- end }}
 
@@ -211,9 +213,11 @@ livenessProbe: {httpGet: {path: /livez, port: {{ $port }}}, periodSeconds: 10, t
 {{- end }}
 {{- end }}
 
-{{- /* Routers need the volume only for a tokenizer that is in it. */ -}}
+{{- /* Routers need the volume only for a tokenizer that is in it: a directory, or what was kept of a hub that is not asked. */ -}}
 {{- define "baton.usesModels" -}}
-{{- if or (ne .component "router") (hasPrefix .root.Values.modelCache.mountPath (include "baton.tokenizer" .root)) -}}yes{{- end -}}
+{{- $tokenizer := include "baton.tokenizer" .root -}}
+{{- $kept := and .root.Values.huggingface.offline (not (hasPrefix "/" $tokenizer)) -}}
+{{- if or (ne .component "router") $kept (hasPrefix .root.Values.modelCache.mountPath $tokenizer) -}}yes{{- end -}}
 {{- end }}
 
 {{- define "baton.volumes" -}}
