@@ -4,7 +4,8 @@
 
 What `helm test` runs, in a router's image. One completion goes through the router, which may place it as it
 likes. Then every decode pod is asked for the same twice: with the prompt computed by a prefill pod, whose
-hand-over its figures must show, and by itself. All must say the same; no cache holds the prompt.
+hand-over its figures must show, and by itself. All must say the same; no cache holds the prompt, and it is
+longer than what pods compute themselves. Last, what the pods measured of the paths between them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import secrets
 import socket
 import sys
@@ -24,9 +24,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from baton.cli.doctor.cluster import RATE, VERDICT
+from baton.cli.fleet.figures import Figures
 from baton.core.errors import BatonError, DeadlineExceeded, WorkerDied
 from baton.openai import ServedModel, read_completion
 from baton.protocol import placed
+from baton.tokens.tokenizer import Tokenizer
 
 PROMPT = (
     "A relay team runs with one baton. The first runner carries it as fast as the road allows, and the "
@@ -36,10 +39,8 @@ PROMPT = (
 OUTPUT = 24
 CONNECTS = 4
 """Times that a connection is tried again, within some four seconds."""
-METRICS_PORT = 9000
-HANDED = re.compile(r"^baton_handoff_seconds_count(?:\{.*\})? (\S+)$", re.MULTILINE)
-PATHS = re.compile(r'^baton_peer_bandwidth_bytes_per_second\{(.*direction="write".*)\} (\S+)$', re.MULTILINE)
-SLOW = re.compile(r"^baton_peer_path_ok\{(.*)\} 0(?:\.0)?$", re.MULTILINE)
+FAST = ("nvlink", "same gpu", "rdma", "cuda_ipc", "rc_", "dc_")
+"""How the transports begin that are promised with NVLink or RDMA: in our words, and in UCX's."""
 
 
 class Failed(BatonError):
@@ -54,6 +55,7 @@ class Asker:
     router: str
     decode: str
     deadline: float
+    metrics_port: int = 9000
 
     def answer(self, prompt: str, model: str, salt: str) -> str:
         """What the router's fleet says."""
@@ -96,9 +98,9 @@ class Asker:
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
         return sorted("http://" + ":".join(map(str, address[4][:2])) for address in found)
 
-    def figures(self, pods: Sequence[str]) -> str:
-        """All their metrics, as text."""
-        return "\n".join(self.http.get(f"{_metrics(pod)}/metrics").raise_for_status().text for pod in pods)
+    def figures(self, pod: str) -> Figures:
+        at = f"http://{urlsplit(pod).hostname}:{self.metrics_port}/metrics"
+        return Figures.read(self.http.get(at).raise_for_status().text)
 
     def await_ready(self) -> list[str]:
         """Until the router takes requests and a decode pod has an address."""
@@ -121,7 +123,8 @@ def main(arguments: Sequence[str]) -> int:
     # A network policy may let a pod in only a moment after it began.
     patient = httpx.HTTPTransport(retries=CONNECTS)
     with httpx.Client(timeout=args.seconds, headers=headers, transport=patient) as http:
-        asker = Asker(http, args.router.rstrip("/"), args.decode, time.monotonic() + args.seconds)
+        deadline = time.monotonic() + args.seconds
+        asker = Asker(http, args.router.rstrip("/"), args.decode, deadline, args.metrics_port)
         try:
             check(asker, args)
         except httpx.HTTPError as error:
@@ -131,26 +134,60 @@ def main(arguments: Sequence[str]) -> int:
 
 def check(asker: Asker, args: argparse.Namespace) -> None:
     pods = asker.await_ready()
-    prompt = PROMPT.format(ticket=secrets.token_hex(8))
+    below = max(int(asker.figures(pod).total("baton_local_below_tokens")) for pod in pods)
+    prompt = prompt_beyond(below if args.handover else 0, Tokenizer.load(args.tokenizer))
     model = args.model or asker.http.get(f"{asker.router}/v1/models").json()["data"][0]["id"]
     text = asker.answer(prompt, model, secrets.token_hex(8))
     _say(f"completion through {asker.router}: {text!r}")
     for pod in pods:
         if args.handover:
-            before = _handed(asker.figures([pod]))
+            before = _handed(asker.figures(pod))
             _same(text, asker.by(pod, prompt, args.tokenizer, alone=False), pod, "with a prefill pod")
-            if _handed(asker.figures([pod])) <= before:
+            if _handed(asker.figures(pod)) <= before:
                 raise Failed(f"{pod} had no prompt handed over: are prefill pods ready?")
             _say(f"{pod} says the same, handed over from a prefill pod")
         _same(text, asker.by(pod, prompt, args.tokenizer, alone=True), pod, "by itself")
         _say(f"{pod} says the same by itself")
-    figures = asker.figures(pods)
-    for labels, rate in PATHS.findall(figures):
-        _say(f"path {labels}: {float(rate) / 1e9:.1f} GB/s")
-    if slow := SLOW.findall(figures):
-        _say(f"SLOWER than the hardware allows, see `baton doctor`: {slow}")
-        if args.fast_path:
-            raise Failed("a path between two pods is slow, where NVLink or RDMA was promised")
+    for pod in pods if args.handover else ():
+        _judge(pod, asker.figures(pod), args.fast_path)
+
+
+def prompt_beyond(below: int, tokenizer: Tokenizer) -> str:
+    """What nobody has asked before, and twice as long as what pods compute themselves: that moves."""
+    text = opening = PROMPT.format(ticket=secrets.token_hex(8))
+    while len(tokenizer.encode(text)) <= 2 * below:
+        text += f" {opening}"
+    return text
+
+
+def _judge(pod: str, figures: Figures, promised: bool) -> None:
+    for labels, rate in figures.each(RATE):
+        if labels["direction"] == "write":
+            _say(f"path {pod} → {labels['peer']}: {rate / 1e9:.1f} GB/s over {labels['transport']}")
+    if slow := _slow(figures):
+        _say(f"SLOWER than the hardware allows, see `baton doctor` in that pod: {', '.join(sorted(slow))}")
+    if promised:
+        require_fast(figures)
+
+
+def require_fast(figures: Figures) -> None:
+    """Raises where pages travel, or would, by anything but NVLink or RDMA."""
+    slow, paths = _slow(figures), [labels for labels, _ in figures.each(RATE)]
+    wrong = {
+        f"{one['peer']} over {one['transport']}" for one in paths if one["peer"] in slow or not _fast(one)
+    }
+    if wrong or not paths:
+        told = ", ".join(sorted(wrong)) or "no pair of pods has measured its path"
+        raise Failed(f"NVLink or RDMA was promised: {told}; `baton doctor` in a decode pod says why")
+
+
+def _slow(figures: Figures) -> set[str]:
+    """Peers to which the path gives less than the two pods' hardware allows."""
+    return {labels["peer"] for labels, ok in figures.each(VERDICT) if not ok}
+
+
+def _fast(labels: dict[str, str]) -> bool:
+    return all(one.startswith(FAST) for one in labels["transport"].split(", "))
 
 
 def _same(expected: str, said: str, pod: str, how: str) -> None:
@@ -162,13 +199,8 @@ def asking(prompt: str, salt: str) -> dict[str, Any]:
     return {"prompt": prompt, "max_tokens": OUTPUT, "temperature": 0, "ignore_eos": True, "cache_salt": salt}
 
 
-def _metrics(pod: str) -> str:
-    at = urlsplit(pod)
-    return f"http://{at.hostname}:{METRICS_PORT}"
-
-
-def _handed(figures: str) -> float:
-    return sum(map(float, HANDED.findall(figures)))
+def _handed(figures: Figures) -> float:
+    return figures.total("baton_handoff_seconds_count")
 
 
 def _first_key(file: str) -> str:
@@ -193,5 +225,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="", help="the model's name; default: the first that is served")
     add("--seconds", type=float, default=120.0, help="how long all of it may take; default 120")
     add("--no-handover", dest="handover", action="store_false", help="there are no prefill pods")
-    add("--fast-path", action="store_true", help="fail when pages travel by TCP")
+    add("--fast-path", action="store_true", help="fail where a path is not NVLink or RDMA")
+    add("--metrics-port", type=int, default=9000, help="of decode pods; default 9000")
     return parser

@@ -1,0 +1,62 @@
+"""`baton smoke`, which `helm test` runs: against a whole Baton, and what it makes of paths between pods."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from tests.running import Running
+
+from baton.cli import smoke
+from baton.cli.fleet.figures import Figures
+from baton.tiny import model_path
+from baton.tokens.tokenizer import Tokenizer
+
+
+def paths(*transports: str, ok: int = 1) -> Figures:
+    lines = []
+    for place, transport in enumerate(transports):
+        told = f'peer="p/{place}",transport="{transport}",direction="write"'
+        lines.append(f"baton_peer_bandwidth_bytes_per_second{{{told}}} 2e11")
+        lines.append(f'baton_peer_path_ok{{peer="p/{place}"}} {ok}')
+    return Figures.read("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("transport", ["nvlink", "same gpu", "rdma", "cuda_ipc/cuda", "rc_mlx5/mlx5_0:1"])
+def test_the_promised_path_is_passed(transport: str) -> None:
+    smoke.require_fast(paths(transport))
+
+
+@pytest.mark.parametrize(
+    "transport",
+    ["tcp", "tcp instead of nvlink", "less than nvlink", "pcie", "shared memory", "cuda_ipc/cuda, tcp/eth0"],
+)
+def test_any_other_path_fails_by_its_name(transport: str) -> None:
+    """Also where the pods do not know better: without NVLink in sight, TCP is what they expect."""
+    with pytest.raises(smoke.Failed, match=f"p/1 over {transport};"):
+        smoke.require_fast(paths("nvlink", transport))
+
+
+def test_a_path_that_is_slower_than_it_should_be_fails() -> None:
+    with pytest.raises(smoke.Failed, match="p/0 over cuda_ipc/cuda"):
+        smoke.require_fast(paths("cuda_ipc/cuda", ok=0))
+
+
+def test_a_promise_that_nobody_has_tried_fails() -> None:
+    with pytest.raises(smoke.Failed, match="no pair of pods"):
+        smoke.require_fast(Figures())
+
+
+@pytest.mark.parametrize("below", [8, 64, 700])
+def test_the_prompt_is_longer_than_what_a_pod_computes_itself(below: int) -> None:
+    tokenizer = Tokenizer.load(model_path())
+    assert 2 * below < len(tokenizer.encode(smoke.prompt_beyond(below, tokenizer))) < 2 * below + 200
+
+
+def test_a_whole_baton_passes_and_is_not_taken_for_fast(running: Running) -> None:
+    told = httpx.get(f"{running.url}/debug/fleet", timeout=10).json()["workers"]
+    address = next(worker["http"] for worker in told if worker["role"] == "decode")
+    port = httpx.URL(address).port
+    words = ["--router", running.url, "--decode", address, "--tokenizer", str(model_path())]
+    assert smoke.main([*words, "--metrics-port", str(port)]) == 0
+    with pytest.raises(smoke.Failed, match="promised"):
+        smoke.main([*words, "--metrics-port", str(port), "--fast-path"])
