@@ -60,15 +60,37 @@ def _by_binary(helm: str, values: Mapping[str, Any], release: str, namespace: st
 
 
 def _by_sdk(values: Mapping[str, Any], release: str, namespace: str) -> str:
+    made = _made(values, release, namespace)
+    return "\n---\n".join(text for path, text in sorted(made.items()) if not path.endswith("NOTES.txt"))
+
+
+def _made(values: Mapping[str, Any], release: str, namespace: str) -> dict[str, str]:
+    """Path of a template → what it renders to."""
     import helm_python
 
     with helm_python.Chart.load(str(CHART)) as chart:
         try:
             chart.validate_schema(chart.merge_values(dict(values)))
-            made = chart.render(dict(values), name=release, namespace=namespace)
+            made: dict[str, str] = chart.render(dict(values), name=release, namespace=namespace)
         except helm_python.HelmError as error:
             raise Refused(str(error)) from error
-    return "\n---\n".join(text for path, text in sorted(made.items()) if not path.endswith("NOTES.txt"))
+    return made
+
+
+def lint(values: Mapping[str, Any]) -> list[str]:
+    """What `helm lint --strict` would refuse."""
+    import helm_python
+
+    told: dict[str, list[str]] = helm_python.lint(
+        str(CHART), dict(values), strict=True, kube_version=KUBERNETES
+    )
+    return told["errors"]
+
+
+def notes(values: Mapping[str, Any]) -> str:
+    """What is shown after an installation."""
+    (text,) = (text for path, text in _made(values, "demo", "default").items() if path.endswith("NOTES.txt"))
+    return text
 
 
 def find(objects: list[Manifest], kind: str, name: str) -> Manifest:
@@ -129,13 +151,22 @@ SWITCHES: dict[str, dict[str, Any]] = {
         "modelCache": {"type": "pvc", "storageClassName": ""},
         "redis": {"embedded": {"persistence": {"enabled": True}}},
     },
-    "hub": {"model": {"id": "Qwen/Qwen3-0.6B"}, "modelCache": {"type": "hostPath", "hostPath": "/srv"}},
+    "hub": {
+        "model": {"id": "Qwen/Qwen3-0.6B", "quantization": "fp8"},
+        "kv": {"dtype": "fp8"},
+        "modelCache": {"type": "hostPath", "hostPath": "/srv"},
+    },
     "scaling": {
         "router": {"autoscaling": {"enabled": True}},
         "prefill": {"autoscaling": {"enabled": True, "kind": "hpa", "minReplicas": 2}},
         "decode": {"autoscaling": {"enabled": True, "keda": {"serverAddress": "http://prometheus"}}},
     },
-    "load": {"loadtest": {"enabled": True, "extraEnv": [{"name": "BATON_LOAD_MIX", "value": "chat"}]}},
+    "load": {
+        "loadtest": {
+            "enabled": True, "reportClaim": "reports",
+            "extraEnv": [{"name": "BATON_LOAD_MIX", "value": "chat"}],
+        }
+    },
     "cuda": {"device": "cuda", "decode": {"tensorParallel": 2}, "prefill": {"replicas": 2}},
     "rdma": {"device": "cuda", "transfer": {"rdma": {"enabled": True, "memlock": "capability"}}},
     "nvlink": {"device": "cuda", "transfer": {"nvlink": {"enabled": True, "hostPID": True}}},

@@ -96,11 +96,13 @@ def test_a_generation_is_what_pages_hold() -> None:
     assert first == _generation({"decode": {"config": {"engine": {"max_running": 8}}, "replicas": 3}})
     others: list[dict[str, Any]] = [
         {"kv": {"pageSize": 32}},
+        {"kv": {"dtype": "fp8"}},
+        {"model": {"quantization": "fp8"}},
         {"model": {"id": "a/b"}},
         {"model": {"dtype": "float16"}},
         {"image": {"tag": "2"}},
     ]
-    assert len({first, *map(_generation, others)}) == 5
+    assert len({first, *map(_generation, others)}) == 7
 
 
 def _restarts(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

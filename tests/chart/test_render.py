@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+
 import kubernetes_validate
 import pytest
-from tests.chart.charts import CHART, Refused, every, find, kinds, render
+from tests.chart.charts import CHART, SWITCHES, Refused, every, find, kinds, lint, notes, render
+
+from baton.cli.smoke import parser as smoke_parser
 
 CUSTOM = {"ScaledObject", "PodMonitor", "HTTPRoute"}
 """Kinds of other projects, for which Kubernetes has no schema."""
@@ -88,6 +94,13 @@ def test_devices_follow_from_tensor_parallel() -> None:
         assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
 
 
+def test_what_promises_nvlink_is_tested_for_it() -> None:
+    for values, promised in (({"device": "cuda"}, False), (SWITCHES["nvlink"], True)):
+        (container,) = find(render(values), "Pod", "demo-baton-test")["spec"]["containers"]
+        assert ("--fast-path" in container["args"]) is promised
+        smoke_parser().parse_args(container["args"])
+
+
 def test_nvlink_gives_a_pod_all_device_files_and_one_visible_gpu() -> None:
     values = {"device": "cuda", "transfer": {"nvlink": {"enabled": True}}}
     pod = find(render(values), "Deployment", "demo-baton-decode")["spec"]["template"]["spec"]
@@ -104,6 +117,22 @@ def test_nvlink_gives_a_pod_all_device_files_and_one_visible_gpu() -> None:
     assert container["command"] == ["python3", "-m", "baton.decode"]
     assert {"name": "CUDA_VISIBLE_DEVICES", "value": "1"} in container["env"]
     assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_helm_lints_it_strictly(case: str) -> None:
+    assert lint(CASES[case]) == []
+
+
+def test_notes_can_be_typed_as_they_stand() -> None:
+    text = notes({"router": {"apiKeys": {"existingSecret": "keys"}}})
+    lines = re.findall(r"^  ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    forward, ask, test, scale = (words for line in lines if (words := shlex.split(line, comments=True)))
+    assert " ".join(forward) == "kubectl -n default port-forward svc/demo-baton-router 8000:80 &"
+    assert ask[0] == "curl" and json.loads(ask[-1])["model"] == "tiny"
+    assert "authorization: Bearer $KEY" in ask
+    assert " ".join(test) == "helm -n default test demo"
+    assert " ".join(scale) == "kubectl -n default scale deployment/demo-baton-decode --replicas=3"
 
 
 def test_the_chart_stays_small() -> None:

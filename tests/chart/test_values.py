@@ -47,6 +47,10 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "least": ({"decode": {"autoscaling": {"minReplicas": 9}}}, "decode.autoscaling.minReplicas"),
     "prometheus": ({"prefill": {"autoscaling": {"enabled": True}}}, "prefill.autoscaling.keda.serverAddress"),
     "shared fact": ({"decode": {"config": {"engine": {"page_size": 32}}}}, "decode.config.engine.page_size"),
+    "shared bits": (
+        {"prefill": {"config": {"engine": {"kv_cache_dtype": "fp8"}}}},
+        "prefill.config.engine.kv_cache_dtype",
+    ),
     "gpu on cpu": ({"decode": {"gpu": {"visibleDevices": "0"}}}, "needs device cuda"),
     "gpu count": (GPU | {"decode": {"gpu": {"visibleDevices": "0,1"}}}, "another number of GPUs"),
 }

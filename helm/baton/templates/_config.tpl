@@ -55,6 +55,8 @@ engine:
   model: {{ include "baton.model" .root }}
   device: {{ $v.device }}
   dtype: {{ $v.model.dtype }}
+  kv_cache_dtype: {{ $v.kv.dtype }}
+  quantization: {{ $v.model.quantization }}
   load_format: {{ $v.model.loadFormat }}
   seed: {{ $v.model.seed }}
   max_model_len: {{ $v.model.maxLength }}

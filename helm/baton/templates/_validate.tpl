@@ -21,7 +21,7 @@
 {{- end -}}
 {{- range $name := list "prefill" "decode" -}}
 {{- $own := get $v $name -}}
-{{- range $key := list "model" "device" "dtype" "load_format" "seed" "page_size" "max_model_len" "tensor_parallel" -}}
+{{- range $key := list "model" "device" "dtype" "kv_cache_dtype" "quantization" "load_format" "seed" "page_size" "max_model_len" "tensor_parallel" -}}
 {{- if hasKey ($own.config.engine | default dict) $key }}{{ fail (printf "%s.config.engine.%s: both roles must agree on it: it stands under model, kv, device or tensorParallel" $name $key) }}{{ end -}}
 {{- end -}}
 {{- if and $own.gpu.visibleDevices (ne $v.device "cuda") }}{{ fail (printf "%s.gpu.visibleDevices: needs device cuda" $name) }}{{ end -}}

@@ -116,7 +116,7 @@ class Asker:
 
 
 def main(arguments: Sequence[str]) -> int:
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     headers = {}
     if file := os.environ.get("BATON_KEY_FILE"):
         headers["authorization"] = f"Bearer {_first_key(file)}"
@@ -216,7 +216,7 @@ def _say(what: str) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("baton smoke", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--router", required=True, help="where clients ask: http://host:port")
