@@ -41,7 +41,7 @@ $(CLIENTS): .ci/setup
 run: $(LOCAL) ## Serve the tiny model on http://localhost:8000: router, pods, Redis; Ctrl-C ends all of it
 	@exec $(RUN) baton.cli up $(ARGS)
 
-clients: setup $(CLIENTS) ## LangChain and LiteLLM, in an environment beside the project's, for their tests
+clients: setup $(CLIENTS) ## LangChain, LiteLLM and Locust, in an environment beside the project's, for their tests
 
 test: setup clients ## Run the tests that need neither a GPU nor a cluster
 	$(RUN) pytest $(ARGS)

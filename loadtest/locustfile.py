@@ -184,23 +184,30 @@ if RATE > 0:
 
         fixed_count = 1
 
+        def on_start(self) -> None:
+            self.draw = random.Random()
+            self.began = time.monotonic()
+            self.open_ones: set[gevent.Greenlet] = set()
+            options = self.environment.parsed_options
+            self.most = options.num_users if options else 1000
+
         @task
         def arrive(self) -> None:
-            draw = random.Random()
-            most = self.environment.parsed_options.num_users if self.environment.parsed_options else 1000
+            """One arrival, or one burst: between two of them Locust may end the run."""
+            gevent.sleep(pause(self.draw, time.monotonic() - self.began))
             kinds, shares = zip(*weights().items(), strict=True)
-            open_ones: set[gevent.Greenlet] = set()
-            began = time.monotonic()
-            while True:
-                gevent.sleep(pause(draw, time.monotonic() - began))
-                for _ in range(10 if SHAPE == "burst" else 1):
-                    if len(open_ones) >= most:
-                        self.note("OVERRUN", "arrivals", len(open_ones))
-                        continue
-                    kind = draw.choices(kinds, shares)[0]
-                    one = gevent.spawn(self.talk, kind, random.Random(draw.random()))
-                    open_ones.add(one)
-                    one.link(open_ones.discard)
+            for _ in range(10 if SHAPE == "burst" else 1):
+                if len(self.open_ones) >= self.most:
+                    self.note("OVERRUN", "arrivals", len(self.open_ones))
+                    continue
+                kind = self.draw.choices(kinds, shares)[0]
+                one = gevent.spawn(self.talk, kind, random.Random(self.draw.random()))
+                self.open_ones.add(one)
+                one.link(self.open_ones.discard)
+
+        def on_stop(self) -> None:
+            """With --stop-timeout, what is open may end."""
+            gevent.joinall(list(self.open_ones), timeout=self.environment.stop_timeout or 0)
 
     def pause(draw: random.Random, since: float) -> float:
         """Seconds to the next arrival."""

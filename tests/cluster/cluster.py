@@ -30,6 +30,7 @@ class Images:
     router: str = os.environ.get("BATON_ROUTER_IMAGE", "baton-router:0.1.0")
     engine: str = os.environ.get("BATON_ENGINE_IMAGE", "baton-engine-cpu:0.1.0")
     redis: str = os.environ.get("BATON_REDIS_IMAGE", "docker.io/library/redis:7.2.5-bookworm")
+    loadtest: str = os.environ.get("BATON_LOADTEST_IMAGE", "")
 
     def values(self) -> dict[str, Any]:
         return {
@@ -37,6 +38,7 @@ class Images:
             "prefill": {"image": self.engine},
             "decode": {"image": self.engine},
             "redis": {"embedded": {"image": self.redis}},
+            "loadtest": {"image": self.loadtest},
         }
 
 

@@ -1,6 +1,6 @@
 """A release from its installation to its end, on a real cluster: `pytest -m cluster tests/cluster`.
 
-KUBECONFIG names the cluster, BATON_{ROUTER,ENGINE,REDIS}_IMAGE the images; any cluster with a node that runs
+KUBECONFIG names the cluster, BATON_{ROUTER,ENGINE,REDIS,LOADTEST}_IMAGE the images; any cluster with a node that runs
 two dozen small pods will do. The tests share one release and run in the order in which they stand here.
 """
 
@@ -127,6 +127,27 @@ def test_every_deployment_restarts_under_load(fleet: Release) -> None:
             fleet.roll(component)
         time.sleep(5)
     print(judged(lines, least=50))
+
+
+def test_locust_users_lose_nothing_while_pools_change(fleet: Release) -> None:
+    """The chart's own Job of them."""
+    if not fleet.images.loadtest:
+        pytest.skip("BATON_LOADTEST_IMAGE names no image")
+    fleet.install(loadtest={"enabled": True, "users": 4, "seconds": 40})
+
+    def said() -> str:
+        selector = f"app.kubernetes.io/instance={fleet.name},app.kubernetes.io/component=loadtest"
+        return fleet.kubectl("logs", "-l", selector, "--tail=-1", check=False)
+
+    until("users ask", lambda: "All users spawned" in said(), 90)
+    for component in ("decode", "prefill"):
+        fleet.scale(component, 2)
+        fleet.scale(component, 1)
+    until("the users have gone", lambda: '"baton_load"' in said(), 120)
+    told = next(json.loads(line) for line in said().splitlines() if line.startswith('{"baton_load"'))
+    fleet.install(loadtest={"enabled": False})
+    print(told)
+    assert told["baton_load"]["failures"] == 0 and told["baton_load"]["requests"] >= 20
 
 
 def test_pods_that_are_killed_cost_no_request(fleet: Release) -> None:
