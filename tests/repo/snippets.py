@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 PROGRAMS = (
-    "baton", "curl", "docker", "git", "helm", "kubectl", "make", "pip", "pytest", "python", "python3", "uv",
+    "baton", "curl", "docker", "git", "helm", "kubectl", "locust", "make", "pip", "pytest", "python", "python3", "uv",
     "uvx",
 )  # fmt: skip
 """A snippet without a language that begins with one of them is a shell's, and not a drawing."""

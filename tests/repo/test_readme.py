@@ -42,8 +42,8 @@ START_S = 100.0
 SHOWN = [snippet for page in PAGES for snippet in snippets(page)]
 TYPED = [command for snippet in SHOWN for command in commands(snippet)]
 SERVERS = re.compile(r"^(make run|baton up|python -m baton\.(router|prefill|decode))\b")
-ELSEWHERE = {"docker", "git", "helm", "kubectl", "pip", "uv", "uvx", "make", "pytest"}
-"""What needs a clean clone, a cluster or a network. Targets of make are looked up, and CI runs them."""
+ELSEWHERE = {"docker", "git", "helm", "kubectl", "locust", "pip", "uv", "uvx", "make", "pytest"}
+"""What needs a clean clone, a cluster, a network, or what only it brings. Targets of make are looked up, and CI runs them."""
 LIVE = re.compile(r"\bbaton top\b(?!.*--once)")
 """Goes on until it is stopped."""
 OPEN_ENDED = ("--help", "--version")
