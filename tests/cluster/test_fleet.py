@@ -1,7 +1,7 @@
 """A release from its installation to its end, on a real cluster: `pytest -m cluster tests/cluster`.
 
-KUBECONFIG names the cluster, BATON_{ROUTER,ENGINE,REDIS,LOADTEST}_IMAGE the images; any cluster whose node can
-run two dozen small pods will do. The tests share one release and run in the order in which they stand here.
+KUBECONFIG names the cluster, BATON_{ROUTER,ENGINE,REDIS,LOADTEST}_IMAGE the images; any cluster whose node
+runs two dozen small pods will do. The tests share one release and run in the order in which they stand here.
 """
 
 from __future__ import annotations

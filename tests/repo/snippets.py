@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 PROGRAMS = (
-    "baton", "curl", "docker", "git", "helm", "kubectl", "locust", "make", "pip", "pytest", "python", "python3", "uv",
-    "uvx",
+    "baton", "curl", "docker", "git", "helm", "kubectl", "locust", "make", "pip", "pytest", "python",
+    "python3", "uv", "uvx",
 )  # fmt: skip
 """A snippet without a language that begins with one of them is a shell's, and not a drawing."""
 SHELL = {"bash", "console", "sh", "shell"}

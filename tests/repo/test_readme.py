@@ -43,7 +43,8 @@ SHOWN = [snippet for page in PAGES for snippet in snippets(page)]
 TYPED = [command for snippet in SHOWN for command in commands(snippet)]
 SERVERS = re.compile(r"^(make run|baton up|python -m baton\.(router|prefill|decode))\b")
 ELSEWHERE = {"docker", "git", "helm", "kubectl", "locust", "pip", "uv", "uvx", "make", "pytest"}
-"""What needs a clean clone, a cluster, a network, or what only it brings. Targets of make are looked up, and CI runs them."""
+"""What needs a clean clone, a cluster, a network or a program of others. Targets of make are looked up, and
+CI runs them."""
 LIVE = re.compile(r"\bbaton top\b(?!.*--once)")
 """Goes on until it is stopped."""
 OPEN_ENDED = ("--help", "--version")
