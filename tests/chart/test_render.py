@@ -98,7 +98,10 @@ def test_what_promises_nvlink_is_tested_for_it() -> None:
     for values, promised in (({"device": "cuda"}, False), (SWITCHES["nvlink"], True)):
         (container,) = find(render(values), "Pod", "demo-baton-test")["spec"]["containers"]
         assert ("--fast-path" in container["args"]) is promised
+        assert "--rounded" in container["args"], "16 bits"
         smoke_parser().parse_args(container["args"])
+    (container,) = find(render({}), "Pod", "demo-baton-test")["spec"]["containers"]
+    assert not {"--fast-path", "--rounded"} & set(container["args"]), "on a CPU every token counts"
 
 
 def test_nvlink_gives_a_pod_all_device_files_and_one_visible_gpu() -> None:

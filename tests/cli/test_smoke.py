@@ -46,6 +46,30 @@ def test_a_promise_that_nobody_has_tried_fails() -> None:
         smoke.require_fast(Figures())
 
 
+def said(*tokens: str, **likeliest: float) -> smoke.Said:
+    """`likeliest` is of every token."""
+    return smoke.Said(" ".join(tokens), tokens, (likeliest,) * len(tokens))
+
+
+def test_the_same_words_are_the_same() -> None:
+    assert smoke.require_same(said("a", "b"), said("a", "b"), "p", False) == "the same"
+
+
+def test_other_words_fail_unless_rounding_may_choose_between_them() -> None:
+    expected, other = said("a", "b", "c", b=-0.9, d=-1.0), said("a", "d", "x", b=-1.5, d=-1.0)
+    with pytest.raises(smoke.Failed, match="p says 'a d x'"):
+        smoke.require_same(expected, other, "p", False)
+    told = smoke.require_same(expected, other, "p", True)
+    assert told.startswith("the same up to token 2, where 'b' and 'd'"), "what follows may be anything"
+    far = said("a", "b", "c", b=-0.5, d=-1.0)
+    with pytest.raises(smoke.Failed):
+        smoke.require_same(far, other, "p", True)
+    with pytest.raises(smoke.Failed):
+        smoke.require_same(expected, said("a", "e", b=-0.9, d=-1.0), "p", True)
+    with pytest.raises(smoke.Failed):
+        smoke.require_same(expected, said("a", b=-0.9), "p", True)
+
+
 @pytest.mark.parametrize("below", [8, 64, 700])
 def test_the_prompt_is_longer_than_what_a_pod_computes_itself(below: int) -> None:
     tokenizer = Tokenizer.load(model_path())

@@ -5,7 +5,8 @@
 What `helm test` runs, in a router's image. One completion goes through the router, which may place it as it
 likes. Then every decode pod is asked for the same twice: with the prompt computed by a prefill pod, whose
 hand-over its figures must show, and by itself. All must say the same; no cache holds the prompt, and it is
-longer than what pods compute themselves. Last, what the pods measured of the paths between them.
+longer than what pods compute themselves. Weights of 16 bits leave open which of two tokens comes that are as
+likely: there `--rounded` ends the comparison. Last, what the pods measured of the paths between them.
 """
 
 from __future__ import annotations
@@ -39,12 +40,30 @@ PROMPT = (
 OUTPUT = 24
 CONNECTS = 4
 """Times that a connection is tried again, within some four seconds."""
+TIE = 0.25
+"""Between log-probabilities of tokens that rounding may turn round: two steps of bf16 between 16 and 32."""
 FAST = ("nvlink", "same gpu", "rdma", "cuda_ipc", "rc_", "dc_")
 """How the transports begin that are promised with NVLink or RDMA: in our words, and in UCX's."""
 
 
 class Failed(BatonError):
     """What was promised is not so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, token by token."""
+
+    text: str
+    tokens: tuple[str, ...]
+    likeliest: tuple[dict[str, float], ...]
+    """At each token, those that were likeliest, with their log-probabilities."""
+
+    @classmethod
+    def of(cls, reply: httpx.Response) -> Said:
+        choice = reply.json()["choices"][0]
+        scores = choice["logprobs"]
+        return cls(choice["text"], tuple(scores["tokens"]), tuple(scores["top_logprobs"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +76,15 @@ class Asker:
     deadline: float
     metrics_port: int = 9000
 
-    def answer(self, prompt: str, model: str, salt: str) -> str:
+    def answer(self, prompt: str, model: str, salt: str) -> Said:
         """What the router's fleet says."""
         body = asking(prompt, salt) | {"model": model}
         reply = self.http.post(f"{self.router}/v1/completions", json=body)
         if reply.status_code != 200:
             raise Failed(f"the router answered {reply.status_code}: {reply.text[:500]}")
-        text: str = reply.json()["choices"][0]["text"]
-        return text
+        return Said.of(reply)
 
-    def by(self, pod: str, prompt: str, tokenizer: str, *, alone: bool) -> str:
+    def by(self, pod: str, prompt: str, tokenizer: str, *, alone: bool) -> Said:
         """What one decode pod says that asks a prefill pod, or nobody."""
         lease = self.http.get(f"{pod}/lease").raise_for_status().json()
         model = ServedModel.load(
@@ -88,8 +106,7 @@ class Asker:
         reply = self.http.post(f"{pod}{placed.PATH}", content=placed.encode(message), headers=headers)
         if reply.status_code != 200:
             raise Failed(f"{pod} answered {reply.status_code}: {reply.text[:500]}")
-        text: str = reply.json()["choices"][0]["text"]
-        return text
+        return Said.of(reply)
 
     def pods(self) -> list[str]:
         """Every decode pod behind the Service's name."""
@@ -137,17 +154,18 @@ def check(asker: Asker, args: argparse.Namespace) -> None:
     below = max(int(asker.figures(pod).total("baton_local_below_tokens")) for pod in pods)
     prompt = prompt_beyond(below if args.handover else 0, Tokenizer.load(args.tokenizer))
     model = args.model or asker.http.get(f"{asker.router}/v1/models").json()["data"][0]["id"]
-    text = asker.answer(prompt, model, secrets.token_hex(8))
-    _say(f"completion through {asker.router}: {text!r}")
+    expected = asker.answer(prompt, model, secrets.token_hex(8))
+    _say(f"completion through {asker.router}: {expected.text!r}")
     for pod in pods:
         if args.handover:
             before = _handed(asker.figures(pod))
-            _same(text, asker.by(pod, prompt, args.tokenizer, alone=False), pod, "with a prefill pod")
+            said = asker.by(pod, prompt, args.tokenizer, alone=False)
+            same = require_same(expected, said, f"{pod} with a prefill pod", args.rounded)
             if _handed(asker.figures(pod)) <= before:
                 raise Failed(f"{pod} had no prompt handed over: are prefill pods ready?")
-            _say(f"{pod} says the same, handed over from a prefill pod")
-        _same(text, asker.by(pod, prompt, args.tokenizer, alone=True), pod, "by itself")
-        _say(f"{pod} says the same by itself")
+            _say(f"{pod} says {same}, handed over from a prefill pod")
+        said = asker.by(pod, prompt, args.tokenizer, alone=True)
+        _say(f"{pod} says {require_same(expected, said, f'{pod} by itself', args.rounded)} by itself")
     for pod in pods if args.handover else ():
         _judge(pod, asker.figures(pod), args.fast_path)
 
@@ -190,13 +208,26 @@ def _fast(labels: dict[str, str]) -> bool:
     return all(one.startswith(FAST) for one in labels["transport"].split(", "))
 
 
-def _same(expected: str, said: str, pod: str, how: str) -> None:
-    if said != expected:
-        raise Failed(f"{pod} says {said!r} {how}")
+def require_same(expected: Said, said: Said, who: str, rounded: bool) -> str:
+    """How far it is the same, in words; raises where it is not."""
+    if said.text == expected.text:
+        return "the same"
+    pairs = enumerate(zip(expected.tokens, said.tokens, strict=False))
+    at, (one, other) = next((found for found in pairs if found[1][0] != found[1][1]), (0, ("", "")))
+    if rounded and any(_tied(one, other, answer.likeliest[at]) for answer in (expected, said) if one):
+        return f"the same up to token {at + 1}, where {one!r} and {other!r} are as likely but for rounding,"
+    raise Failed(f"{who} says {said.text!r}")
+
+
+def _tied(one: str, other: str, likeliest: dict[str, float]) -> bool:
+    return {one, other} <= likeliest.keys() and abs(likeliest[one] - likeliest[other]) <= TIE
 
 
 def asking(prompt: str, salt: str) -> dict[str, Any]:
-    return {"prompt": prompt, "max_tokens": OUTPUT, "temperature": 0, "ignore_eos": True, "cache_salt": salt}
+    return {
+        "prompt": prompt, "max_tokens": OUTPUT, "temperature": 0, "ignore_eos": True, "cache_salt": salt,
+        "logprobs": 2,
+    }  # fmt: skip
 
 
 def _handed(figures: Figures) -> float:
@@ -225,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="", help="the model's name; default: the first that is served")
     add("--seconds", type=float, default=120.0, help="how long all of it may take; default 120")
     add("--no-handover", dest="handover", action="store_false", help="there are no prefill pods")
+    add("--rounded", action="store_true", help="weights of 16 bits: let rounding decide between equals")
     add("--fast-path", action="store_true", help="fail where a path is not NVLink or RDMA")
     add("--metrics-port", type=int, default=9000, help="of decode pods; default 9000")
     return parser
