@@ -4,9 +4,10 @@
 
 Besides Locust's own figures: TTFT and ITL (ms) and TOKENS (tokens of an answer, in the column of times),
 and at the end our percentiles as one JSON line, also in BATON_LOAD_REPORT if that names a file. A stream
-without its [DONE], or with an error event, is a failure. BATON_LOAD_RATE above 0 makes arrivals open: so
-many requests a second begin, Poisson or as BATON_LOAD_SHAPE says, whatever is still open; --users is then
-the most that may be.
+without its [DONE], or with an error event, is a failure; with BATON_LOAD_COMPARE=1 so is an answer that is
+not what came before to the same messages: nothing is drawn, but weights of 16 bits round. BATON_LOAD_RATE
+above 0 makes arrivals open: so many requests a second begin, Poisson or as BATON_LOAD_SHAPE says, whatever
+is still open; --users is then the most that may be.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MIX = os.environ.get("BATON_LOAD_MIX", "chat=5,shared=3,document=1")
 OUTPUT = int(os.environ.get("BATON_LOAD_OUTPUT", "64"))
 DOCUMENT_WORDS = int(os.environ.get("BATON_LOAD_DOCUMENT_WORDS", "600"))
 KEY = os.environ.get("BATON_LOAD_KEY", "")
+COMPARE = os.environ.get("BATON_LOAD_COMPARE", "") == "1"
 START_S = 240
 """How long the fleet may take to serve."""
 REPORT = os.environ.get("BATON_LOAD_REPORT", "")
@@ -68,6 +70,8 @@ QUESTIONS = [
 Message = dict[str, str]
 seen: dict[str, list[float]] = defaultdict(list)
 """Every measured value of this run, by its name."""
+answers: dict[str, str] = {}
+"""What came first to each list of messages."""
 
 
 def weights() -> dict[str, int]:
@@ -107,6 +111,14 @@ class Broken(Exception):
     """What came is no answer."""
 
 
+def compare(messages: list[Message], answer: str) -> None:
+    asked = json.dumps(messages)
+    if asked in answers:
+        seen["COMPARED"].append(1)
+    if (before := answers.setdefault(asked, answer)) != answer:
+        raise Broken(f"another answer than before: {answer[:200]!r} in place of {before[:200]!r}")
+
+
 class Client(HttpUser):
     """What every kind of user shares: one streaming request, measured."""
 
@@ -134,6 +146,8 @@ class Client(HttpUser):
                 if reply.status_code != 200:
                     raise Broken(f"status {reply.status_code}: {reply.text[:200]}")
                 answer = self.read(kind, reply, began)
+                if COMPARE:
+                    compare(messages, answer)
             except Exception as error:  # whatever it was, this user goes on
                 reply.failure(repr(error))
                 return None
@@ -272,7 +286,10 @@ def percentiles(values: list[float]) -> dict[str, float]:
 def tell(environment: Environment, **_: object) -> None:
     total = environment.stats.total
     kinds = [environment.stats.get(kind, "POST") for kind in KINDS]
+    compared = seen.pop("COMPARED", [])
     told: dict[str, Any] = {what.lower(): percentiles(values) for what, values in seen.items()}
+    if COMPARE:
+        told["compared"] = len(compared)
     told["requests"] = sum(one.num_requests for one in kinds)
     told["failures"] = total.num_failures
     told["seconds"] = round(total.last_request_timestamp - total.start_time, 1) if seen else 0

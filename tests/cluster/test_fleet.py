@@ -11,6 +11,8 @@ import os
 import random
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -129,25 +131,49 @@ def test_every_deployment_restarts_under_load(fleet: Release) -> None:
     print(judged(lines, least=50))
 
 
-def test_locust_users_lose_nothing_while_pools_change(fleet: Release) -> None:
-    """The chart's own Job of them."""
+@contextmanager
+def _locust(fleet: Release, seconds: int) -> Iterator[None]:
+    """The chart's own Job of users that compare each answer with the one before to the same messages."""
     if not fleet.images.loadtest:
         pytest.skip("BATON_LOADTEST_IMAGE names no image")
-    fleet.install(loadtest={"enabled": True, "users": 4, "seconds": 40})
+    compare = [
+        {"name": "BATON_LOAD_COMPARE", "value": "1"},
+        {"name": "BATON_LOAD_MIX", "value": "shared=4,chat=1"},
+    ]
+    fleet.install(loadtest={"enabled": True, "users": 5, "seconds": seconds, "extraEnv": compare})
 
     def said() -> str:
         selector = f"app.kubernetes.io/instance={fleet.name},app.kubernetes.io/component=loadtest"
         return fleet.kubectl("logs", "-l", selector, "--tail=-1", check=False)
 
     until("users ask", lambda: "All users spawned" in said(), 90)
-    for component in ("decode", "prefill"):
-        fleet.scale(component, 2)
-        fleet.scale(component, 1)
-    until("the users have gone", lambda: '"baton_load"' in said(), 120)
+    yield
+    assert '"baton_load"' not in said(), "the users went before it was over"
+    until("the users have gone", lambda: '"baton_load"' in said(), seconds + 60)
     told = next(json.loads(line) for line in said().splitlines() if line.startswith('{"baton_load"'))
     fleet.install(loadtest={"enabled": False})
     print(told)
-    assert told["baton_load"]["failures"] == 0 and told["baton_load"]["requests"] >= 20
+    assert told["baton_load"]["failures"] == 0 and told["baton_load"]["compared"] >= 10
+
+
+def test_locust_users_lose_nothing_while_pools_change(fleet: Release) -> None:
+    with _locust(fleet, 40):
+        for component in ("decode", "prefill"):
+            fleet.scale(component, 2)
+            fleet.scale(component, 1)
+
+
+@pytest.mark.slow
+def test_locust_users_lose_nothing_whatever_happens(fleet: Release) -> None:
+    """Pools grow and shrink, every Deployment restarts, and for three minutes pods and Redis are deleted."""
+    with _locust(fleet, 420):
+        for component, replicas in (("decode", 3), ("decode", 1), ("prefill", 2), ("prefill", 1)):
+            fleet.scale(component, replicas)
+        for component in ("decode", "prefill", "router"):
+            fleet.roll(component)
+        fleet.scale("decode", 2)
+        fleet.scale("prefill", 2)
+        print(f"deleted {_delete_for(fleet, 180)}")
 
 
 def test_pods_that_are_killed_cost_no_request(fleet: Release) -> None:
@@ -167,22 +193,28 @@ def test_pods_that_are_killed_cost_no_request(fleet: Release) -> None:
 def test_random_pods_and_redis_may_be_deleted_for_three_minutes(fleet: Release) -> None:
     fleet.scale("decode", 2)
     fleet.scale("prefill", 2)
-    draw = random.Random(7)
-    ends = time.monotonic() + 180
-    deleted = []
     with fleet.load() as lines:
-        while time.monotonic() < ends:
-            turn = time.monotonic()
-            component = draw.choice(["decode", "decode", "prefill", "prefill", "router"])
-            pods = fleet.pods(component)
-            deleted.append(component)
-            fleet.kubectl("delete", "pod", draw.choice(pods)["metadata"]["name"], "--wait=false")
-            if len(deleted) in (3, 6):
-                redis = fleet.pods("redis")[0]["metadata"]["name"]
-                fleet.kubectl("delete", "pod", redis, "--wait=false")
-            time.sleep(max(0.0, turn + 20 - time.monotonic()))
-            until("every pool has a pod", lambda: all(map(fleet.pods, ("decode", "prefill", "router"))), 60)
+        deleted = _delete_for(fleet, 180)
     print(f"deleted {deleted}: {judged(lines, least=100)}")
+
+
+def _delete_for(fleet: Release, seconds: float) -> list[str]:
+    """A random pod every 20 s, and twice Redis; the components whose pods they were."""
+    draw = random.Random(7)
+    ends = time.monotonic() + seconds
+    deleted: list[str] = []
+    while time.monotonic() < ends:
+        turn = time.monotonic()
+        component = draw.choice(["decode", "decode", "prefill", "prefill", "router"])
+        pods = fleet.pods(component)
+        deleted.append(component)
+        fleet.kubectl("delete", "pod", draw.choice(pods)["metadata"]["name"], "--wait=false")
+        if len(deleted) in (3, 6):
+            redis = fleet.pods("redis")[0]["metadata"]["name"]
+            fleet.kubectl("delete", "pod", redis, "--wait=false")
+        time.sleep(max(0.0, turn + 20 - time.monotonic()))
+        until("every pool has a pod", lambda: all(map(fleet.pods, ("decode", "prefill", "router"))), 60)
+    return deleted
 
 
 def test_a_cordoned_node_keeps_serving(fleet: Release) -> None:
