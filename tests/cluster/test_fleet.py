@@ -150,10 +150,12 @@ def _locust(fleet: Release, seconds: int) -> Iterator[None]:
     yield
     assert '"baton_load"' not in said(), "the users went before it was over"
     until("the users have gone", lambda: '"baton_load"' in said(), seconds + 60)
-    told = next(json.loads(line) for line in said().splitlines() if line.startswith('{"baton_load"'))
+    log = said()
+    told = next(json.loads(line) for line in log.splitlines() if line.startswith('{"baton_load"'))
     fleet.install(loadtest={"enabled": False})
     print(told)
-    assert told["baton_load"]["failures"] == 0 and told["baton_load"]["compared"] >= 10
+    assert told["baton_load"]["failures"] == 0, log[-4000:]
+    assert told["baton_load"]["compared"] >= 10
 
 
 def test_locust_users_lose_nothing_while_pools_change(fleet: Release) -> None:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -67,6 +70,35 @@ def test_sigterm_finishes_what_is_open_and_takes_nothing_new(stage: Stage) -> No
                 data = [line[6:] for line in lines if line.startswith("data: ")]
             assert data.pop() == "[DONE]"
             assert "".join(json.loads(one)["choices"][0]["text"] for one in data) in expected([5], 60)
+            assert router.wait(10) == 0
+            stage.leave(stage.peers.workers["w1"])
+            router.fleet = lambda: set()  # type: ignore[method-assign]
+    finally:
+        router.close()
+
+
+def test_kept_connections_are_let_go_so_that_nobody_is_refused_on_one(stage: Stage) -> None:
+    """A client that pauses between requests learns by its connection's end that it must ask elsewhere."""
+    router = Router(stage.redis.url)
+    try:
+        with stage.playing(router, "w1", timing=Timing(step_s=0.03)):
+            at = urlsplit(router.url)
+            assert at.hostname and at.port
+            body = json.dumps({"prompt": [5], "max_tokens": 60, "stream": True, "temperature": 0})
+            with (
+                closing(HTTPConnection(at.hostname, at.port, timeout=20)) as idle,
+                closing(HTTPConnection(at.hostname, at.port, timeout=20)) as busy,
+            ):
+                idle.request("GET", "/readyz")
+                idle.getresponse().read()
+                busy.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+                answer = busy.getresponse()
+                answer.readline()
+                router.process.send_signal(signal.SIGTERM)
+                assert idle.sock.recv(1) == b""
+                assert httpx.get(f"{router.url}/readyz").json()["reason"] == "draining", "long before the end"
+                assert answer.read().endswith(b"data: [DONE]\n\n")
+                assert busy.sock is None or busy.sock.recv(1) == b"", "and this one behind its answer"
             assert router.wait(10) == 0
             stage.leave(stage.peers.workers["w1"])
             router.fleet = lambda: set()  # type: ignore[method-assign]

@@ -83,6 +83,7 @@ async def run(settings: RouterSettings, share: Share = Share()) -> None:
         if http.ended.is_set() and not stop.is_set():
             raise WorkerDied("the HTTP server ended by itself")
         log.info("draining", extra={"requests": app.gate.inside})
+        http.let_go()
         if app.page is not None:
             app.page.close()
         await first_of(app.gate.drain(settings.limits.drain_s), hurry.wait())

@@ -64,6 +64,12 @@ class HttpServer:
         self._server.should_exit = True
         await self._serving
 
+    def let_go(self) -> None:
+        """Close connections on which nothing is asked, and each of the others behind its answer: clients that
+        keep one for their next request are to ask somebody else. New ones are still heard."""
+        for connection in tuple(self._server.server_state.connections):
+            connection.shutdown()
+
     async def _serve(self) -> None:
         try:
             await self._server.serve(sockets=[self._socket])
