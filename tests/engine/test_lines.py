@@ -27,6 +27,16 @@ from baton.sampling.noise import gumbel
 __all__ = ["reference"]
 
 
+_KINDS: list[dict[str, Any]] = [
+    {"temperature": 0.8, "seed": 5},
+    {"temperature": 0.9, "seed": 6, "top_p": 0.7, "repetition_penalty": 1.2},
+    {"temperature": 0.0, "logprobs": 3, "min_tokens": 4, "logit_bias": ((7, 2.0),)},
+    {"temperature": 0.0, "logprobs": 2, "prompt_logprobs": 2},
+]
+ASKED = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **kind) for kind in _KINDS]
+"""Whatever may be asked: draws, penalties, log-probabilities; of the last its prompt's too."""
+
+
 class Uncaptured(DecodeGraphs):
     """Counts lines of prompts, and those of decodes."""
 
@@ -100,20 +110,13 @@ def test_short_prompts_as_lines_say_what_transformers_says(
 def test_prompts_alone_and_whatever_is_asked_of_them(checkpoint: Make) -> None:
     """Draws, penalties, log-probabilities, scores: the same with lines as without."""
     made: Checkpoint = checkpoint("qwen3")
-    kinds: list[dict[str, Any]] = [
-        {"temperature": 0.8, "seed": 5},
-        {"temperature": 0.9, "seed": 6, "top_p": 0.7, "repetition_penalty": 1.2},
-        {"temperature": 0.0, "logprobs": 3, "min_tokens": 4, "logit_bias": ((7, 2.0),)},
-        {"temperature": 0.0, "logprobs": 2, "prompt_logprobs": 2},
-    ]
-    asked = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **kind) for kind in kinds]
     some = [prompt[:20] for prompt in prompts()[:4]]
     answers = []
     for lines in (False, True):
         with Inline(made.directory) as served:
             graphs = with_lines(served) if lines else None
-            told = [served.generate([prompt], [one]) for prompt, one in zip(some, asked, strict=True)]
-            told += [served.generate(some, asked)]
+            told = [served.generate([prompt], [one]) for prompt, one in zip(some, ASKED, strict=True)]
+            told += [served.generate(some, ASKED)]
             answers.append([[u.token for u in us] for one in told for us in one])
             if graphs is not None:
                 assert 0 < graphs.prompts < 2 * sum(map(len, some)), "not the one that is scored"

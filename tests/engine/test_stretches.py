@@ -15,7 +15,7 @@ import torch
 from tests.checkpoints import Make
 from tests.engine.inline import Inline
 from tests.engine.test_exact import GREEDY, TOKENS, Reference, prompts, reference
-from tests.engine.test_lines import with_lines
+from tests.engine.test_lines import ASKED, with_lines
 from torch import Tensor
 
 from baton.attention.base import Spans
@@ -93,20 +93,13 @@ def test_eight_bits_are_the_same_as_without(settings: dict[str, Any], checkpoint
 def test_whatever_is_asked_of_a_step(checkpoint: Make) -> None:
     """Draws, penalties, log-probabilities, scores: the same with stretches as without."""
     made = checkpoint("qwen3")
-    kinds: list[dict[str, Any]] = [
-        {"temperature": 0.8, "seed": 5},
-        {"temperature": 0.9, "seed": 6, "top_p": 0.7, "repetition_penalty": 1.2},
-        {"temperature": 0.0, "logprobs": 3, "min_tokens": 4, "logit_bias": ((7, 2.0),)},
-        {"temperature": 0.0, "logprobs": 2, "prompt_logprobs": 2},
-    ]
-    asked = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **kind) for kind in kinds]
     some = prompts()[:4]
     answers = []
     for on in (False, True):
         with Inline(made.directory, prefill_budget=40, mixed=True) as served:
             stretches = with_stretches(served, 32, 64) if on else None
-            told = [served.generate([prompt], [one]) for prompt, one in zip(some, asked, strict=True)]
-            told += [served.generate(some, asked)]
+            told = [served.generate([prompt], [one]) for prompt, one in zip(some, ASKED, strict=True)]
+            told += [served.generate(some, ASKED)]
             answers.append([update for one in told for updates in one for update in updates])
             assert stretches is None or (stretches.prefills and stretches.mixed and stretches.decodes)
     assert [u.token for u in answers[0]] == [u.token for u in answers[1]]
