@@ -29,18 +29,21 @@ class Uncaptured(Stretches):
     """Counts steps by kind."""
 
     prefills = decodes = mixed = padded = 0
-    size = 0
-    """Of the last step."""
+    size = ending = 0
+    """Of the last step, and of what ran behind its last attention."""
 
-    def forward(self, ids: Tensor, spans: Spans) -> Tensor:
+    def forward(self, ids: Tensor, spans: Spans, wanted: Tensor | None = None) -> Tensor:
         self.prefills += spans.prefills == len(spans.rows)
         self.decodes += spans.prefills == 0
         self.mixed += 0 < spans.prefills < len(spans.rows)
         self.padded += len(ids) not in self.sizes
-        return super().forward(ids, spans)
+        return super().forward(ids, spans, wanted)
 
     def _replay(self, size: int, number: int) -> None:
-        self.size = size
+        if number == 0:
+            self.size, self.ending = size, 0
+        elif number == len(self.decoder.layers):
+            self.ending = size
         self._run(size, number)
 
 
@@ -139,6 +142,22 @@ def test_more_tokens_than_were_captured_go_one_kernel_after_the_other(checkpoint
         assert (stretches.prefills, stretches.padded, stretches.size) == (2, 1, 32), "together"
         served.tokens([[9] * 3], one)
         assert (stretches.prefills, stretches.padded, stretches.size) == (3, 2, 16)
+
+
+def test_behind_the_last_attention_only_what_is_asked_for(checkpoint: Make) -> None:
+    made = checkpoint("qwen3")
+    one = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+    with Inline(made.directory, pages=300, prefill_budget=40) as served:
+        stretches = with_stretches(served, 8, 48)
+        served.tokens([[5] * 30], one)
+        assert (stretches.size, stretches.ending) == (48, 8), "the last token alone"
+        served.tokens([[6] * 30], replace(one, prompt_logprobs=1))
+        assert (stretches.size, stretches.ending) == (48, 48), "each is scored"
+        endings = []
+        run = stretches.forward
+        stretches.forward = lambda *args: (run(*args), endings.append(stretches.ending))[0]  # type: ignore[method-assign]
+        served.tokens([[7] * 70], one)
+        assert endings == [0, 8], "the first part of a prompt is asked for nothing"
 
 
 def test_what_decode_graphs_do_not_take(checkpoint: Make) -> None:

@@ -138,10 +138,10 @@ class Counted:
     def fits(self, tokens: int) -> bool:
         return self.inner.fits(tokens)
 
-    def forward(self, ids: Tensor, spans: Spans) -> Tensor:
+    def forward(self, ids: Tensor, spans: Spans, wanted: Tensor | None = None) -> Tensor:
         decodes = len(spans.rows) - spans.prefills
         self.steps["mixed" if decodes and spans.prefills else "decodes" if decodes else "prefills"] += 1
-        return self.inner.forward(ids, spans)
+        return self.inner.forward(ids, spans, wanted)
 
 
 def counted(served: Inline) -> Counter[str]:

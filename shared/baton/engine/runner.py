@@ -125,20 +125,22 @@ class Runner:
             return self._replay(batch, self.graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
-        hidden = self._forward(shape.ids, shape.spans)
+        scored = any(following is not None for following in batch.following)
+        hidden = self._forward(shape.ids, shape.spans, None if scored else shape.sampled)
         scores = self._score_spans(batch, hidden)
         if not len(shape.places.host_rows):
             return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
-        logits = self.decoder.logits(hidden[shape.sampled])
+        logits = self.decoder.logits(hidden[shape.sampled] if scored else hidden)
         picked = self._sample(logits, shape.places)
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
 
-    def _forward(self, ids: Tensor, spans: Spans) -> Tensor:
+    def _forward(self, ids: Tensor, spans: Spans, wanted: Tensor | None) -> Tensor:
+        """Hidden states of the lines `wanted`; None: of all."""
         if self.stretches is not None and self.stretches.fits(len(ids)):
-            return self.stretches.forward(ids, spans)
+            return self.stretches.forward(ids, spans, wanted)
         self.attention.plan(spans)
-        return self.decoder.forward(ids, spans, self.pool, self.attention)
+        return self.decoder.forward(ids, spans, self.pool, self.attention, wanted)
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""

@@ -78,18 +78,36 @@ class Stretches:
     def fits(self, tokens: int) -> bool:
         return 0 < tokens <= self.sizes[-1]
 
-    def forward(self, ids: Tensor, spans: Spans) -> Tensor:
+    def forward(self, ids: Tensor, spans: Spans, wanted: Tensor | None = None) -> Tensor:
         """As `Decoder.forward`, attention's plan included; the result is valid until the next step."""
-        count = len(ids)
-        size = next(size for size in self.sizes if size >= count)
+        count, last = len(ids), len(self.decoder.layers) - 1
+        size = self._size(count)
         self._fill(ids, spans, size)
-        queries, attended = self._queries[:count], self._attended[:count]
+        queries = self._queries[:count]
         self._replay(size, 0)
         self.attention.plan(spans)  # by the host, while the device computes
-        for layer in range(len(self.decoder.layers)):
-            attended.copy_(self.attention.attend(queries, layer, spans))
+        for layer in range(last):
+            self._attended[:count].copy_(self.attention.attend(queries, layer, spans))
             self._replay(size, layer + 1)
+        return self._end(self.attention.attend(queries, last, spans), wanted)
+
+    def _end(self, attended: Tensor, wanted: Tensor | None) -> Tensor:
+        """Behind the last attention: the lines wanted alone, as a step of fewer tokens."""
+        if wanted is None:
+            count = len(attended)
+        elif not (count := len(wanted)):
+            return self._residual[:0]
+        else:
+            attended = attended.index_select(0, wanted)
+            self._residual[:count] = self._residual.index_select(0, wanted)
+        size = self._size(count)
+        self._attended[:count].copy_(attended)
+        self._attended[count:size].zero_()
+        self._replay(size, len(self.decoder.layers))
         return self._residual[:count]
+
+    def _size(self, tokens: int) -> int:
+        return next(size for size in self.sizes if size >= tokens)
 
     def _fill(self, ids: Tensor, spans: Spans, size: int) -> None:
         count = len(ids)

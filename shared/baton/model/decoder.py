@@ -39,13 +39,18 @@ class Decoder:
     head: Head
     kernels: Kernels
 
-    def forward(self, ids: Tensor, spans: Spans, pool: Tensor, attention: Attention) -> Tensor:
-        """ids [N] int32 or int64 → hidden states [N, hidden], the final norm applied. Writes the tokens' K
-        and V into `pool`. `attention.plan(spans)` must have been called for this step."""
+    def forward(
+        self, ids: Tensor, spans: Spans, pool: Tensor, attention: Attention, wanted: Tensor | None = None
+    ) -> Tensor:
+        """ids [N] int32 or int64 → hidden states of the lines `wanted`, or of all, the final norm applied.
+        The tokens' K and V are written into `pool`. `attention.plan(spans)` was called for this step before."""
         q, residual = self.begin(ids, spans, pool)
         for number in range(len(self.layers) - 1):
             q, residual = self.between(number, attention.attend(q, number, spans), residual, spans, pool)
-        return self.end(attention.attend(q, len(self.layers) - 1, spans), residual)
+        attended = attention.attend(q, len(self.layers) - 1, spans)
+        if wanted is not None:  # behind the last layer's K and V nothing is asked of the other lines
+            attended, residual = attended.index_select(0, wanted), residual.index_select(0, wanted)
+        return self.end(attended, residual)
 
     # Before, between and behind the layers' attention: what depends on the number of tokens alone.
 
@@ -66,6 +71,8 @@ class Decoder:
 
     def end(self, attended: Tensor, residual: Tensor) -> Tensor:
         """What the last layer attended to → hidden states."""
+        if not len(attended):
+            return residual
         return self._rest(self.layers[-1], attended, residual, self.norm)[0]
 
     def _rest(
