@@ -43,7 +43,7 @@ class Decoder:
         self, ids: Tensor, spans: Spans, pool: Tensor, attention: Attention, wanted: Tensor | None = None
     ) -> Tensor:
         """ids [N] int32 or int64 → hidden states of the lines `wanted`, or of all, the final norm applied.
-        The tokens' K and V are written into `pool`. `attention.plan(spans)` was called for this step before."""
+        The tokens' K and V are written into `pool`. `attention.plan(spans)` was called for this step."""
         q, residual = self.begin(ids, spans, pool)
         for number in range(len(self.layers) - 1):
             q, residual = self.between(number, attention.attend(q, number, spans), residual, spans, pool)
