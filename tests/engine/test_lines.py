@@ -67,12 +67,12 @@ class _Alone:
     def plan(self, spans: Spans) -> None:
         raise AssertionError("lengths are computed inside")
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
         known = Spans(
             spans.table, spans.rows, spans.starts, spans.lengths, spans.positions, spans.rows, 0, self._host
         )
         self._attention.plan(known)
-        return self._attention.attend(q, layer, known)
+        return self._attention.attend(q, layer, known, out)
 
 
 def draw(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:

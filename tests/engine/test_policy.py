@@ -112,6 +112,15 @@ def test_lpm_starts_the_longest_cached_prefix_first_and_equals_by_arrival() -> N
     assert order("lpm", [sequence(i) for i in range(5)], lambda s: cached[s.arrival]) == [1, 3, 0, 4, 2]
 
 
+def test_lof_starts_the_longest_output_first_and_equals_by_arrival() -> None:
+    limits = [110, 300, 200, 300, 305]
+    queue = [
+        Sequence(Request(id=str(i), token_ids=(1,) * (100 if i == 4 else 1)), i, limit, frozenset())
+        for i, limit in enumerate(limits)
+    ]
+    assert order("lof", queue, never) == [1, 3, 4, 2, 0]
+
+
 def test_dfs_weight_walks_the_busiest_branch_to_its_end() -> None:
     paths = ["", "ax", "b", "ay", "by", "ax", "a", "c"]
     queue = [sequence(i, path) for i, path in enumerate(paths)]
@@ -138,6 +147,6 @@ def test_the_least_urgent_then_the_youngest_gives_its_pages_up_first() -> None:
 
 
 def test_an_unknown_policy_names_the_known() -> None:
-    with pytest.raises(InvalidSetting, match=r"policy: .*'sjf'; there are fcfs, lpm, dfs-weight, priority"):
+    with pytest.raises(InvalidSetting, match=r"policy: .*'sjf'; there are fcfs, lof, lpm, dfs-weight, "):
         policy_named("sjf")
     assert all(policy_named(name) is policy for name, policy in POLICIES.items())

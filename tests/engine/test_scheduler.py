@@ -105,7 +105,7 @@ def test_tokens_are_those_of_an_undisturbed_run(
         assert served.scheduler.retractions > 0, "the small pool was meant to force retractions"
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "lpm", "dfs-weight", "priority"])
+@pytest.mark.parametrize("policy", ["fcfs", "lof", "lpm", "dfs-weight", "priority"])
 def test_every_policy_serves_everything(policy: str) -> None:
     served = engine(policy=policy, pages=60)
     made = prompts(30, seed=5)

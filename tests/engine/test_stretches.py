@@ -192,6 +192,9 @@ def test_a_step_depends_on_no_step_before(checkpoint: Make) -> None:
 def test_what_is_captured(largest: int) -> None:
     found = counts(largest)
     assert found == sorted(set(found)) and found[-1] == largest
+    usual = counts(largest, 56)
+    assert usual == sorted({*found, 56}), "what mixed steps are filled up to needs no padding"
+    assert counts(largest, 16384) == found
     for tokens in range(257, largest + 1):
         assert min(count for count in found if count >= tokens) <= tokens * 1.25
     assert len(counts(2048)) == 20

@@ -81,7 +81,7 @@ class GraphAttention(Protocol):
 
     def plan(self, spans: Spans) -> None: ...
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor: ...
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor: ...
 
 
 class Attention(Protocol):
@@ -91,6 +91,7 @@ class Attention(Protocol):
         """Prepare for one step; called once before its first layer, outside any captured graph."""
         ...
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
-        """q [N, heads, head_dim] → [N, heads * head_dim], softmax scale and window as constructed."""
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
+        """q [N, heads, head_dim] → [N, heads * head_dim], contiguous and in `out` if given; softmax scale and
+        window as constructed."""
         ...

@@ -181,14 +181,14 @@ class FlashInferAttention:
             )  # fmt: skip
         self._copied.record()
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
-        out = torch.empty_like(q)
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
+        found = torch.empty_like(q) if out is None else out.view(q.shape)
         first, kv, options = self._prefill_tokens, self._layers[layer], self._setup.options(layer)
         if first:
-            self._prefill.run(q[:first], kv, out=out[:first], **options)
+            self._prefill.run(q[:first], kv, out=found[:first], **options)
         if first < q.shape[0]:
-            self._decode.run(q[first:], kv, out=out[first:], **options)
-        return out.flatten(1)
+            self._decode.run(q[first:], kv, out=found[first:], **options)
+        return found.flatten(1)
 
     def graph(self, size: int) -> DecodeGraph:
         """An `Attention` for a captured batch of exactly `size` decodes."""
@@ -273,7 +273,7 @@ class DecodeGraph:
         )  # fmt: skip
         return wrapper
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
         assert self._wrapper is not None, "attend before the first plan"
         if layer == 0:
             buffers = self._buffers
@@ -282,9 +282,9 @@ class DecodeGraph:
                 spans.table, spans.rows, spans.lengths, columns, self._setup.page_size,
                 buffers.pages(columns), buffers.ends, buffers.last,
             )  # fmt: skip
-        out = torch.empty_like(q)
-        self._wrapper.run(q, self._layers[layer], out=out, **self._setup.options(layer))
-        return out.flatten(1)
+        found = torch.empty_like(q) if out is None else out.view(q.shape)
+        self._wrapper.run(q, self._layers[layer], out=found, **self._setup.options(layer))
+        return found.flatten(1)
 
 
 def workspace_bytes(pool: Tensor, heads: int, max_batch: int) -> int:

@@ -30,14 +30,17 @@ class ByPhase:
             self.prefill.plan(front)
             self.decode.plan(back)
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
-        if self._halves is not None:
-            front, back = self._halves
-            cut = len(front.positions)
-            first = self.prefill.attend(q[:cut], layer, front)
-            return torch.cat([first, self.decode.attend(q[cut:], layer, back)])
-        backend = self.decode if spans.prefills == 0 else self.prefill
-        return backend.attend(q, layer, spans)
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
+        if self._halves is None:
+            backend = self.decode if spans.prefills == 0 else self.prefill
+            return backend.attend(q, layer, spans, out)
+        front, back = self._halves
+        cut = len(front.positions)
+        if out is None:
+            out = torch.empty_like(q).flatten(1)
+        self.prefill.attend(q[:cut], layer, front, out[:cut])
+        self.decode.attend(q[cut:], layer, back, out[cut:])
+        return out
 
     def graph(self, size: int) -> GraphAttention:
         if not isinstance(self.decode, Capturable):

@@ -101,15 +101,15 @@ class TorchAttention:
     def plan(self, spans: Spans) -> None:
         self._plans = {window: self._planned(spans, window) for window in set(self._windows)}
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
         window = self._windows[layer]
         plan = self._plans[window]
-        out = torch.empty_like(q)
+        found = torch.empty_like(q) if out is None else out.view(q.shape)
         for prefill in plan.prefills:
-            self._attend_prefill(q, out, layer, window, prefill)
+            self._attend_prefill(q, found, layer, window, prefill)
         for bucket in plan.buckets:
-            self._attend_bucket(q, out, layer, bucket)
-        return out.view(q.shape[0], -1)
+            self._attend_bucket(q, found, layer, bucket)
+        return found.flatten(1)
 
     # -- planning, once a step ---------------------------------------------------------------------
 

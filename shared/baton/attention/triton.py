@@ -91,15 +91,15 @@ class TritonAttention:
             scales=self._scales,
         )  # fmt: skip
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
-        out = torch.empty_like(q)
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
+        found = torch.empty_like(q) if out is None else out.view(q.shape)
         if self._tiles:
             grid = (self._tiles, self._kv_heads, 1)
-            self._launch(grid, q, out, layer, spans, 0, spans.prefills, self._prefill_tile, (out, out))
+            self._launch(grid, q, found, layer, spans, 0, spans.prefills, self._prefill_tile, (found, found))
         decodes = q.shape[0] - self._prefill_tokens
         if decodes:
-            self._decode(q, out, layer, spans, decodes)
-        return out.flatten(1)
+            self._decode(q, found, layer, spans, decodes)
+        return found.flatten(1)
 
     def _decode(self, q: Tensor, out: Tensor, layer: int, spans: Spans, decodes: int) -> None:
         parts = max(1, min(MAX_PARTS, self._programs // (decodes * self._kv_heads)))

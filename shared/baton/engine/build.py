@@ -125,6 +125,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
         runner = Runner(
             decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
             graph_max_batch=config.graph_max_batch, graph_max_tokens=config.graph_max_tokens,
+            usual_tokens=config.prefill_budget if config.mixed else 0,
             progress=lambda done: progress("graphs", done),
         )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)

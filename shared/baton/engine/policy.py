@@ -35,6 +35,15 @@ def priority(waiting: list[Sequence], cached: CachedPages, now: float) -> list[S
     )
 
 
+def lof(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
+    """Longest output first, as far as it is known (`max_tokens`), then by arrival.
+
+    For work that is all there at once: it ends no sooner than its longest answer, and short ones fill
+    the steps that the long ones need anyway.
+    """
+    return sorted(waiting, key=lambda s: (s.prompt - s.limit, s.arrival))
+
+
 def lpm(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     """Longest cached prefix first, so that pages are used before they are evicted."""
     if len(waiting) > MATCHED_QUEUE:
@@ -59,7 +68,9 @@ def dfs_weight(waiting: list[Sequence], cached: CachedPages, now: float) -> list
     return sorted(waiting, key=key)
 
 
-POLICIES: dict[str, Policy] = {"fcfs": fcfs, "lpm": lpm, "dfs-weight": dfs_weight, "priority": priority}
+POLICIES: dict[str, Policy] = {
+    "fcfs": fcfs, "lof": lof, "lpm": lpm, "dfs-weight": dfs_weight, "priority": priority,
+}  # fmt: skip
 
 
 def policy_named(name: str) -> Policy:

@@ -51,10 +51,11 @@ class Shape:
 class Runner:
     def __init__(
         self, decoder: Decoder, attention: Attention, pool: Tensor, *, max_running: int, max_model_len: int,
-        graph_max_batch: int = 0, graph_max_tokens: int = 0, progress: Callable[[float], None] | None = None,
-        only_largest: bool = False,
+        graph_max_batch: int = 0, graph_max_tokens: int = 0, usual_tokens: int = 0,
+        progress: Callable[[float], None] | None = None, only_largest: bool = False,
     ) -> None:  # fmt: skip
-        """`only_largest`: of the graphs, to see what memory they take."""
+        """`usual_tokens`: what mixed steps are filled up to. `only_largest`: of the graphs, to see what they
+        take."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -71,7 +72,7 @@ class Runner:
         self.last = torch.zeros(rows + largest, dtype=torch.int32, device=self.device)
         """Each row's last token; behind them slots for tokens of prompts in a graph."""
         self.graphs = self._decode_graphs(largest, only_largest)
-        self.stretches = self._stretches(graph_max_tokens, only_largest)
+        self.stretches = self._stretches(graph_max_tokens, usual_tokens, only_largest)
         self._capture(progress or (lambda done: None))
         self._thread = _step_thread() if self.device.type == "cpu" else None
 
@@ -85,10 +86,10 @@ class Runner:
             [largest] if only_largest else ladder(largest), sample,
         )  # fmt: skip
 
-    def _stretches(self, largest: int, only_largest: bool) -> Stretches | None:
+    def _stretches(self, largest: int, usual: int, only_largest: bool) -> Stretches | None:
         if self.device.type != "cuda" or largest == 0:
             return None
-        sizes = [largest] if only_largest else counts(largest)
+        sizes = [largest] if only_largest else counts(largest, usual)
         return Stretches(self.decoder, self.attention, self.pool, self.table, sizes)
 
     def _capture(self, progress: Callable[[float], None]) -> None:

@@ -23,8 +23,8 @@ from baton.kernels.capture import Shared
 from baton.model.decoder import Decoder
 
 
-def counts(largest: int) -> list[int]:
-    """Numbers of tokens to capture, smallest first.
+def counts(largest: int, usual: int = 0) -> list[int]:
+    """Numbers of tokens to capture, smallest first. `usual`: what mixed steps are filled up to.
 
     Beyond 256 a step computes at most a quarter too much and some 6 % on average, part of which products in
     tiles of 128 rows would compute anyway; with fewer tokens products read weights, and cost the same.
@@ -32,6 +32,7 @@ def counts(largest: int) -> list[int]:
     """
     found = [*range(64, 513, 64), *range(640, 2049, 128)]
     found += range(2560, largest + 1, 512)
+    found += [usual] if usual else []
     return sorted({count for count in found if count < largest} | {largest})
 
 
@@ -87,7 +88,7 @@ class Stretches:
         self._replay(size, 0)
         self.attention.plan(spans)  # by the host, while the device computes
         for layer in range(last):
-            self._attended[:count].copy_(self.attention.attend(queries, layer, spans))
+            self.attention.attend(queries, layer, spans, self._attended[:count])
             self._replay(size, layer + 1)
         return self._end(self.attention.attend(queries, last, spans), wanted)
 
@@ -129,11 +130,11 @@ class Stretches:
         if number == len(decoder.layers):
             residual.copy_(decoder.end(attended, residual))
             return
+        queries = self._queries[:size]
         if number == 0:
-            q, left = decoder.begin(ids, spans, self.pool)
+            _, left = decoder.begin(ids, spans, self.pool, queries)
         else:
-            q, left = decoder.between(number - 1, attended, residual, spans, self.pool)
-        self._queries[:size].copy_(q)
+            _, left = decoder.between(number - 1, attended, residual, spans, self.pool, queries)
         if left.data_ptr() != residual.data_ptr():  # kernels may have added to it in place
             residual.copy_(left)
 

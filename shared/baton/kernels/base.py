@@ -50,11 +50,13 @@ class Kernels(Protocol):
         norms: tuple[Tensor, Tensor] | None,
         eps: float,
         scales: Scales = UNSCALED,
+        out: Tensor | None = None,
     ) -> Tensor:
         """qkv [N, (heads + 2 * kv_heads) * head_dim]: normalise q and k per head when `norms` (q, k weights)
         is given, rotate both by `cos_sin` ([positions, head_dim] float32: cos of each frequency, then sin;
         rotation in halves, as transformers does), write k and v into the pool at the spans' places, and
-        return q [N, heads, head_dim]. A pool in eight bits gets k and v divided by the layer's `scales`."""
+        return q [N, heads, head_dim], in `out` if given. A pool in eight bits gets k and v divided by the
+        layer's `scales`."""
         ...
 
     def experts(self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:

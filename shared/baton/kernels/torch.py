@@ -51,6 +51,7 @@ class TorchKernels:
         norms: tuple[Tensor, Tensor] | None,
         eps: float,
         scales: Scales = UNSCALED,
+        out: Tensor | None = None,
     ) -> Tensor:
         kv_heads, page_size, head_dim = pool.shape[1], pool.shape[4], pool.shape[5]
         by_head = qkv.view(qkv.shape[0], -1, head_dim)
@@ -67,7 +68,8 @@ class TorchKernels:
             pool = pool.view(torch.uint8)  # whatever torch can do with eight-bit floats, it can move bytes
         pool[:, :, layer, 0][pages, :, slots] = k
         pool[:, :, layer, 1][pages, :, slots] = v
-        return _rotated(q, cos, sin)
+        turned = _rotated(q, cos, sin)
+        return turned if out is None else out.copy_(turned)
 
     def experts(self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Asks the device which experts were hit: not for captured graphs."""

@@ -128,11 +128,13 @@ class TritonKernels:
         norms: tuple[Tensor, Tensor] | None,
         eps: float,
         scales: Scales = UNSCALED,
+        out: Tensor | None = None,
     ) -> Tensor:
         _, kv_heads, _, _, page_size, head_dim = pool.shape
         tokens = qkv.shape[0]
         heads = qkv.shape[1] // head_dim - 2 * kv_heads
-        q = torch.empty((tokens, heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+        shape = (tokens, heads, head_dim)
+        q = torch.empty(shape, dtype=qkv.dtype, device=qkv.device) if out is None else out.view(shape)
         if tokens == 0:
             return q
         group, kv_group = min(8, power(heads)), min(8, power(kv_heads))

@@ -52,22 +52,26 @@ class Decoder:
             attended, residual = attended.index_select(0, wanted), residual.index_select(0, wanted)
         return self.end(attended, residual)
 
-    # Before, between and behind the layers' attention: what depends on the number of tokens alone.
+    # Before, between and behind the layers' attention: what depends on the number of tokens alone. Queries
+    # [N, heads, head_dim] are put where the caller says, or somewhere new.
 
-    def begin(self, ids: Tensor, spans: Spans, pool: Tensor) -> tuple[Tensor, Tensor]:
+    def begin(
+        self, ids: Tensor, spans: Spans, pool: Tensor, queries: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """→ (the first layer's queries, residual); its K and V are in the pool."""
         residual = self.embedding(ids)
         first = self.layers[0]
         x = self.kernels.norm(residual, first.attention_norm, self.config.norm_eps)
-        return first.attention.query(x, spans, pool), residual
+        return first.attention.query(x, spans, pool, queries), residual
 
     def between(
-        self, number: int, attended: Tensor, residual: Tensor, spans: Spans, pool: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, number: int, attended: Tensor, residual: Tensor, spans: Spans, pool: Tensor,
+        queries: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """What layer `number` attended to → (the next layer's queries, residual)."""
         following = self.layers[number + 1]
         x, residual = self._rest(self.layers[number], attended, residual, following.attention_norm)
-        return following.attention.query(x, spans, pool), residual
+        return following.attention.query(x, spans, pool, queries), residual
 
     def end(self, attended: Tensor, residual: Tensor) -> Tensor:
         """What the last layer attended to → hidden states."""

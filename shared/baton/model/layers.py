@@ -118,10 +118,10 @@ class SelfAttention:
     ranks: Ranks
     scales: Scales = UNSCALED
 
-    def query(self, x: Tensor, spans: Spans, pool: Tensor) -> Tensor:
-        """x [N, hidden] → q [N, heads, head_dim]; K and V are in the pool."""
+    def query(self, x: Tensor, spans: Spans, pool: Tensor, out: Tensor | None = None) -> Tensor:
+        """x [N, hidden] → q [N, heads, head_dim], in `out` if given; K and V are in the pool."""
         return self.kernels.rotate_store(
-            self.qkv(x), pool, self.layer, spans, self.cos_sin, self.norms, self.eps, self.scales
+            self.qkv(x), pool, self.layer, spans, self.cos_sin, self.norms, self.eps, self.scales, out
         )
 
     def project(self, attended: Tensor) -> Tensor:

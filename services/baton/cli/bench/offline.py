@@ -30,8 +30,9 @@ WARM_PROMPT = tuple(range(16))
 ENGINE = {
     "device": str, "dtype": str, "load_format": str, "tensor_parallel": int, "page_size": int, "pages": int,
     "max_model_len": int, "cache": str, "memory_fraction": float, "attention": str, "max_running": int,
-    "prefill_budget": int, "graph_max_batch": int, "graph_max_tokens": int, "threads": int, "products": str,
-    "all_reduce": str, "quantization": str, "kv_cache_dtype": str, "profile": str, "profile_from": int,
+    "prefill_budget": int, "policy": str, "graph_max_batch": int, "graph_max_tokens": int, "threads": int,
+    "products": str, "all_reduce": str, "quantization": str, "kv_cache_dtype": str, "profile": str,
+    "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""
 ASKED = ("model", "num_prompts", "input_len", "output_len", "seed", "temperature", "repeat")

@@ -131,9 +131,9 @@ class HopperDecode:
     def plan(self, spans: Spans) -> None:
         """Nothing to do: the kernel divides the work itself."""
 
-    def attend(self, q: Tensor, layer: int, spans: Spans) -> Tensor:
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
         assert spans.prefills == 0, "decode attention was given a prefill"
-        return self.decode(q, layer, spans.table, spans.rows, spans.lengths)
+        return self.decode(q, layer, spans.table, spans.rows, spans.lengths, out)
 
     def decode(
         self, q: Tensor, layer: int, table: Tensor, rows: Tensor, lengths: Tensor, out: Tensor | None = None
