@@ -158,6 +158,11 @@ def test_as_many_settings_as_prompts(llm: LLM) -> None:
         llm.generate(["a", "b", "c"], [GREEDY] * 2)
 
 
+def test_lists_begin_with_the_longest_answers_and_streams_with_the_most_urgent(llm: LLM) -> None:
+    assert llm._llm.config.policy == "lof"
+    assert AsyncLLM(str(model_path())).config.policy == "priority"
+
+
 def test_closing_twice_is_once_and_a_closed_one_says_so() -> None:
     one = LLM(str(model_path()), pages=40, max_model_len=64, threads=1)
     one.close()

@@ -150,6 +150,18 @@ def test_deadlines_order_equals_and_what_cannot_be_met_is_refused_and_holds_nobo
     assert run(served)["cached"] == continuation([3] * 9, 1, VOCAB)
 
 
+def test_a_list_ends_sooner_when_its_longest_answer_does_not_come_last() -> None:
+    steps = {}
+    for policy in ("fcfs", "lof"):
+        served = engine(policy=policy, max_running=4, pages=200)
+        for i, count in enumerate([*[10] * 8, 40]):
+            served.submit(request(f"r{i}", [i + 1] * 9, count))
+        tokens = run(served)
+        assert all(len(tokens[f"r{i}"]) == count for i, count in enumerate([*[10] * 8, 40]))
+        steps[policy] = served.scheduler.steps
+    assert steps["fcfs"] > 55 and steps["lof"] < 50
+
+
 def test_longest_cached_prefix_starts_first() -> None:
     served = engine(policy="lpm", max_running=1)
     shared = list(range(20))

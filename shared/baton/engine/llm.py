@@ -184,12 +184,14 @@ class _Collector:
 class LLM:
     """A model for lists of prompts. Starts its processes at once; `close()` or `with` ends them."""
 
-    def __init__(self, model: str, **settings: Any) -> None:
+    def __init__(self, model: str, *, policy: str = "lof", **settings: Any) -> None:
+        """`settings` are `EngineConfig`'s. A list is done when its longest answer is, so that one is begun
+        first; where no `max_tokens` says which it is, prompts go in order."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="baton", daemon=True)
         self._thread.start()
         try:
-            self._llm = self._run(_make(lambda: AsyncLLM(model, **settings)))
+            self._llm = self._run(_make(lambda: AsyncLLM(model, policy=policy, **settings)))
             self._run(self._llm.__aenter__())
         except BaseException:
             self._stop()
