@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baton.core.errors import InvalidSetting
-from baton.core.types import Request
+from baton.core.types import Request, SamplingParams
 from baton.engine.policy import (
     MATCHED_QUEUE,
     POLICIES,
@@ -113,12 +113,21 @@ def test_lpm_starts_the_longest_cached_prefix_first_and_equals_by_arrival() -> N
 
 
 def test_lof_starts_the_longest_output_first_and_equals_by_arrival() -> None:
-    limits = [110, 300, 200, 300, 305]
+    some = SamplingParams(max_tokens=1000)
     queue = [
-        Sequence(Request(id=str(i), token_ids=(1,) * (100 if i == 4 else 1)), i, limit, frozenset())
-        for i, limit in enumerate(limits)
+        Sequence(Request(id=str(i), token_ids=(1,) * prompt, sampling=some), i, limit, frozenset())
+        for i, (prompt, limit) in enumerate([(1, 110), (1, 300), (1, 200), (1, 300), (100, 305)])
     ]
     assert order("lof", queue, never) == [1, 3, 4, 2, 0]
+
+
+def test_lof_takes_those_without_a_limit_first_and_by_arrival_however_long_their_prompts_are() -> None:
+    queue = []
+    for i, (prompt, most) in enumerate([(1, 290), (50, None), (5, None), (20, None)]):
+        asked = SamplingParams(max_tokens=most)
+        request = Request(id=str(i), token_ids=(1,) * prompt, sampling=asked)
+        queue.append(Sequence(request, i, 300 if most is None else prompt + most, frozenset()))
+    assert order("lof", queue, never) == [1, 2, 3, 0]
 
 
 def test_dfs_weight_walks_the_busiest_branch_to_its_end() -> None:

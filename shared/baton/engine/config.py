@@ -55,7 +55,7 @@ class EngineConfig:
     """Put prefill chunks and decodes into one step instead of running prefills first."""
     policy: str = "priority"
     """Order of the waiting queue: priority (within one the earliest deadline), fcfs, lof (the longest output
-    first), lpm (the longest cached prefix) or dfs-weight."""
+    first, by max_tokens), lpm (the longest cached prefix) or dfs-weight."""
     overlap: bool = True
     """Schedule step n + 1 and handle the output of n - 1 while step n computes."""
 

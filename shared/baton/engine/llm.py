@@ -186,7 +186,7 @@ class LLM:
 
     def __init__(self, model: str, *, policy: str = "lof", **settings: Any) -> None:
         """`settings` are `EngineConfig`'s. A list is done when its longest answer is, so that one is begun
-        first; where no `max_tokens` says which it is, prompts go in order."""
+        first; equals, and prompts without a `max_tokens`, go in order."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="baton", daemon=True)
         self._thread.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from math import inf
 
 from baton.core.errors import InvalidSetting
 from baton.engine.sequence import NEVER, Sequence
@@ -36,12 +37,17 @@ def priority(waiting: list[Sequence], cached: CachedPages, now: float) -> list[S
 
 
 def lof(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
-    """Longest output first, as far as it is known (`max_tokens`), then by arrival.
+    """Longest output first, by `max_tokens`; who gave none may be the longest. Equals by arrival.
 
     For work that is all there at once: it ends no sooner than its longest answer, and short ones fill
     the steps that the long ones need anyway.
     """
-    return sorted(waiting, key=lambda s: (s.prompt - s.limit, s.arrival))
+
+    def output(sequence: Sequence) -> float:
+        bounded = sequence.leg is not None or sequence.request.sampling.max_tokens is not None
+        return sequence.limit - sequence.prompt if bounded else inf
+
+    return sorted(waiting, key=lambda s: (-output(s), s.arrival))
 
 
 def lpm(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:

@@ -7,6 +7,7 @@ run the same work through transformers' own generation in this process, in turn 
 pass, `--repeat` times, so that both meet the same noise, and the median of the passes' ratios is told.
 Lengths are exact on all sides: end-of-sequence tokens are ignored. Each pass has prompts of its own
 (seed, seed + 1, ...), so that none is found in a cache. On a GPU leave room with --memory-fraction.
+The longest answers are begun first, as `LLM` does with any list, unless `--policy` says otherwise.
 """
 
 from __future__ import annotations
