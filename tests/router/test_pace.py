@@ -179,7 +179,9 @@ def test_a_worker_that_is_five_times_slower_than_it_claims(stage: Stage, router:
         for _ in range(10):
             wave()
         tried = slow.counts["requests"] - before
-        assert tried <= 1 + (time.monotonic() - began) / PROBE_S  # of 30, where it used to get 10
+        # Of 30, where it used to get 10. Hardly more than SLOW as yet, it still gets what is left when the
+        # others are twice as busy; two answers say better.
+        assert tried <= 3 + (time.monotonic() - began) / PROBE_S
         slow.faults.slower = 1.0
         until(False)
         before = slow.counts["requests"]
