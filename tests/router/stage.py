@@ -42,8 +42,12 @@ class Router(Spawned):
         await_true(lambda: self.fleet() == set(ids), 10)
 
     def fleet(self) -> set[str]:
+        return set(self.incarnations())
+
+    def incarnations(self) -> dict[str, str]:
+        """Of each worker that it knows."""
         workers = httpx.get(f"{self.url}/debug/fleet", headers=self.headers, verify=False).json()["workers"]
-        return {one["id"] for one in workers}
+        return {one["id"]: one["incarnation"] for one in workers}
 
 
 class Stage:
