@@ -127,6 +127,44 @@ def test_a_pod_that_died_is_passed_over_and_shunned(
     assert router.ready()
 
 
+def test_pods_that_are_gone_are_no_tries(stage: Stage, router: Router, http: httpx.Client) -> None:
+    """More than may fail a request have died at once, and have leases still: it waits for one that lives."""
+    with stage.playing(router, *[f"w{number}" for number in range(8)], expiry_s=20.0) as workers:
+        for worker in workers:
+            stage.kill(worker)
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(http, 4, True)))
+        thread.start()
+        time.sleep(0.5)
+        assert not answers
+        with stage.playing(router, *[f"w{number}" for number in range(8)]):
+            thread.join(10)
+        assert content(answers[0]) == expected(prompt_ids(TEXT), 4)
+
+
+def test_each_wait_for_a_pod_has_its_time(stage: Stage, router: Router, http: httpx.Client) -> None:
+    """The second is not over because the first took nearly all that one wait may take."""
+    slow = Timing(step_s=0.02)
+    body = {**CHAT, "max_tokens": 150, "stream": True}
+    with stage.playing(router, "w1", timing=slow) as (first,):
+        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            told = [next(lines) for _ in range(8)]
+            stage.kill(first)
+            time.sleep(2.0)
+            second = stage.worker("w2", timing=slow)
+            told += [next(lines) for _ in range(160)]
+            stage.kill(second)
+            time.sleep(0.5)
+            third = stage.worker("w3")
+            told += list(lines)
+        stage.leave(third)
+    text = "".join(
+        [json.loads(line[6:])["choices"][0]["delta"]["content"] for line in told if "content" in line]
+    )
+    assert text == expected(prompt_ids(TEXT), 150)
+
+
 def test_nobody_is_there(stage: Stage, router: Router, http: httpx.Client) -> None:
     eventually(lambda: not router.fleet())
     assert http.get("/readyz").status_code == 503 and http.get("/readyz").json()["reason"] == "no_decode"

@@ -82,7 +82,7 @@ class RetrySettings:
     """What happens when pods fail."""
 
     tries: int = 6
-    """Pods that may fail one request before its client is told."""
+    """Pods that may lose one request before its client is told; those that cannot be reached do not count."""
     share: float = 0.2
     """Second and later retries, as a share of all requests; the first is free."""
     burst: int = 200

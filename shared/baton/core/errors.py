@@ -26,6 +26,7 @@
     │   ├── DeadlineExceeded    a wait ran past its deadline
     │   ├── Cancelled           the client or an operator ended it
     │   ├── PeerLost            the other pod fell silent
+    │   │   └── Unreached       nobody answers at its address: it never had the work
     │   ├── StateUnreachable    what the cluster shares can be neither read nor written now
     │   └── WorkerDied          a process of this worker ended
     └── Misconfigured           found while starting; the process exits
@@ -180,6 +181,10 @@ class Cancelled(Failed):
 class PeerLost(Failed):
     status = 503
     code = "peer_lost"
+
+
+class Unreached(PeerLost):
+    """No connection came about."""
 
 
 class StateUnreachable(Failed):

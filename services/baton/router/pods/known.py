@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from baton.core.clock import Clock
-from baton.core.errors import BatonError, PeerLost
+from baton.core.errors import BatonError, Unreached
 from baton.router.placement import Decision, PlacementSettings, Query, Refusal, Roster, View, policy
 from baton.router.pods.generation import Catalog, Generation, Kind, kind_of
 from baton.router.pods.pace import Paces
@@ -86,7 +86,7 @@ class Pods:
     def origin(self, id: str) -> Origin:
         found = self._origins.get(id)
         if found is None:
-            raise PeerLost(f"{id} has left")
+            raise Unreached(f"{id} has left")
         return found
 
     def other(self, kind: Kind) -> Generation | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused
+from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused, Unreached
 from baton.core.types import Request
 from baton.http import Exchange
 from baton.http.body import header
@@ -56,11 +56,14 @@ class Errand:
         self._had = had
         self._relay = EventRelay(had.tokens if had else 0)
         self._failures = 0
+        """Pods that had it and lost it."""
+        self._patient = False
+        """It has met a pod that fails, so it waits when nobody takes it: others may soon."""
         self._attempts = 0
         self._excluded: frozenset[str] = frozenset()
         self._last: BatonError | None = None
         self._gave_up_at: float | None = None
-        """When waiting for a pod that takes it ends."""
+        """When waiting for a pod that takes it ends; None until it waits."""
         self._wait_s = FIRST_WAIT_S
         self._lender = ""
         """The pod out of whose pool the prompt's prefix may be read."""
@@ -90,7 +93,7 @@ class Errand:
     def _place(self) -> Decision | Refusal:
         found = self._place_within()
         free = self._had is None and not self._relay.relayed
-        if isinstance(found, Refusal) and free and (self._failures or self._last is None):
+        if isinstance(found, Refusal) and free and (self._patient or self._last is None):
             # Nothing was delivered, so another model's pods may have it: an update may have gone on.
             other = self._means.pods.other(self._generation.kind)
             if other is not None:
@@ -104,8 +107,7 @@ class Errand:
 
     def _place_within(self) -> Decision | Refusal:
         query = self._query()
-        patient = self._failures > 0
-        found = self._means.pods.place(self._generation.kind, query, patient=patient)
+        found = self._means.pods.place(self._generation.kind, query, patient=self._patient)
         if not isinstance(found, Refusal):
             self._lender = lender(query, found) if found.lender is None else found.lender
         return found
@@ -133,11 +135,12 @@ class Errand:
         """Nobody takes it now. One that has met no failure is refused at once; one that has waits for pods to
         come back, for a while."""
         means, now = self._means, self._means.clock.now()
-        if not self._failures:
+        if not self._patient:
             raise self._last or _refused(refusal)
         if self._gave_up_at is None:
             self._gave_up_at = now + means.settings.wait_s
         if now >= self._gave_up_at:
+            means.meters.given_up.inc()
             raise self._last or _refused(refusal)
         self._excluded = frozenset()
         await means.clock.sleep(self._wait_s * (0.5 + random.random()))
@@ -234,15 +237,18 @@ class Errand:
     def _lost(self, decision: Decision, error: PeerLost) -> None:
         """The pod failed it. Raises what the client is told, when that was the last try."""
         means = self._means
-        self._failures += 1
+        self._patient = True
         self._last = error
         self._excluded |= {decision.decode}
         lease = means.pods.lease(decision.decode)
         if lease is not None:
             means.pods.shunning.failed(decision.decode, lease.incarnation, str(error))
-        if self._failures >= means.settings.tries or not means.budget.take(self._failures):
-            means.meters.given_up.inc()
-            raise error
+        if not isinstance(error, Unreached):  # those cost nothing, and each pod is shunned after one
+            self._failures += 1
+            self._gave_up_at, self._wait_s = None, FIRST_WAIT_S
+            if self._failures >= means.settings.tries or not means.budget.take(self._failures):
+                means.meters.given_up.inc()
+                raise error
         resumes = bool(self._relay.relayed)
         (means.meters.resumes if resumes else means.meters.retries).inc()
         self._exchange.span.mark(

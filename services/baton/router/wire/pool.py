@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from baton.core.errors import InvalidField, PeerLost
+from baton.core.errors import InvalidField, Unreached
 from baton.router.wire.connection import Connection
 
 CONNECT_S = 2.0
@@ -102,9 +102,9 @@ class Pool:
                     Connection, origin.host, origin.port, ssl=tls
                 )
         except TimeoutError as error:
-            raise PeerLost(f"{origin} does not take connections") from error
+            raise Unreached(f"{origin} does not take connections") from error
         except OSError as error:
-            raise PeerLost(f"cannot connect to {origin}: {error}") from error
+            raise Unreached(f"cannot connect to {origin}: {error}") from error
         _keep_alive(transport)
         return connection
 
