@@ -168,7 +168,8 @@ def test_a_client_that_comes_back_is_told_the_rest(way: str, http: httpx.Client,
 
     stream = ask(None)
     events = [event + b"\n\n" for event in stream.split(b"\n\n")[:-1]]
-    for place in random.Random(way).sample(range(len(events) - 2), 5):
+    places = range(max(1, len(events) - 2))  # a busy machine tells many tokens in one event
+    for place in random.Random(way).sample(places, min(5, len(places))):
         had = read_bookmark(events[place].partition(b"\n")[0][4:].decode()).had
         assert alike(read(b"".join(events[: place + 1]) + ask(had)), read(stream))
     other = post(http, Placed(**{**structure(sent), "shape": shape, "had": had._replace(digest=1)}))

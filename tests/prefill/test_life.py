@@ -23,6 +23,8 @@ from tests.spawned import START_S, await_true, samples
 from baton.state import EmbeddedRedis, FleetMirror, Link, StateSettings, WorkerLease
 from baton.tokens.identity import page_identities, root_salt
 
+SOON_S = 30.0
+"""A busy machine may take so long for what takes no time."""
 LONG = ("--engine.prefill_budget", "64", "--engine.max_running", "16")
 
 
@@ -118,12 +120,12 @@ def test_a_pod_that_is_killed_returns_under_its_name_and_then_leaves_in_order() 
         first.await_line("ready")
         client = Client(decode)
         stack.callback(client.close)
-        await_true(lambda: handing_over(client, "p-0"), 10)
+        await_true(lambda: handing_over(client, "p-0"), SOON_S)
 
         _joined(client, server, runner, first, decode)
         made = prompts(8, 700, seed=2)
         asked = client.ask(made)
-        await_true(lambda: client.figure("baton_handoff_inflight") > 2, 10)
+        await_true(lambda: client.figure("baton_handoff_inflight") > 2, SOON_S)
         first.process.send_signal(signal.SIGKILL)
         texts = [one.result(90) for one in asked]
         assert client.figure("baton_handoff_failures_total") > 0, "it was killed too late for this test"
@@ -132,12 +134,12 @@ def test_a_pod_that_is_killed_returns_under_its_name_and_then_leaves_in_order() 
         stack.callback(second.close)
         second.await_line("ready")
         before = client.handed()
-        await_true(lambda: handing_over(client, "p-0"), 15)
+        await_true(lambda: handing_over(client, "p-0"), SOON_S)
         assert texts[:4] == client.texts(made[:4], cache_salt="computed anew, by the new one")
-        assert client.handed() > before
+        await_true(lambda: client.handed() > before, SOON_S)
 
         _leaves(client, second, seed=3)
-        await_true(lambda: runner.run(_members(server.url)) == {"d-0"}, 5)
+        await_true(lambda: runner.run(_members(server.url)) == {"d-0"}, SOON_S)
         assert texts[:3] == client.texts(made[:3], cache_salt="computed anew, by the decode pod alone")
         decode.terminate()
         assert decode.wait(30) == 0
@@ -152,7 +154,7 @@ def _joined(client: Client, server: EmbeddedRedis, runner: asyncio.Runner, prefi
     assert leases[0].layout_fingerprint == leases[1].layout_fingerprint
     (prompt,) = prompts(1, 320, seed=1)
     client.texts([prompt])
-    assert client.handed() > 0
+    await_true(lambda: client.handed() > 0, SOON_S)  # told when the prefill pod says how long it took
     salt = root_salt(leases[0].model_fingerprint)
     runner.run(_sees(server.url, page_identities(prompt, leases[0].page_size, salt), {"p-0", "d-0"}))
     for pod in (prefill, decode):
@@ -171,9 +173,9 @@ def _leaves(client: Client, prefill: Pod, seed: int) -> None:
     failures = cut_off(client)
     asked = client.ask(prompts(6, 1500, seed))
     with httpx.Client(base_url=prefill.url) as probe:
-        await_true(lambda: probe.get("/readyz").json()["legs"] > 2, 10)
+        await_true(lambda: probe.get("/readyz").json()["legs"] > 2, SOON_S)
     prefill.terminate()
-    await_true(lambda: prefill.said("draining") is not None, 5)
+    await_true(lambda: prefill.said("draining") is not None, SOON_S)
     open_legs = prefill.said("draining")["legs"]  # type: ignore[index]
     assert open_legs > 0
     ready = httpx.get(f"{prefill.url}/readyz")
@@ -198,10 +200,10 @@ def test_a_drain_that_takes_too_long_is_cut_off_and_the_decode_pod_goes_on() -> 
         decode.await_line("ready", START_S)
         client = Client(decode)
         stack.callback(client.close)
-        await_true(lambda: client.figure("baton_peer_bandwidth_bytes_per_second") > 0, 10)
+        await_true(lambda: client.figure("baton_peer_bandwidth_bytes_per_second") > 0, SOON_S)
         made = prompts(6, 1500, seed=5)
         asked = client.ask(made)
-        await_true(lambda: client.figure("baton_handoff_inflight") > 3, 10)
+        await_true(lambda: client.figure("baton_handoff_inflight") > 3, SOON_S)
         began = time.monotonic()
         prefill.terminate()
         assert prefill.wait(15) == 0

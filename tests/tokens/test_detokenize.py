@@ -94,6 +94,9 @@ def test_a_character_is_held_back_until_it_is_whole(tokenizers: dict[str, Tokeni
     fox = qwen.encode(" fox")
     assert pieces_of(detokenizer(qwen), [*bytes_of_emoji, *fox])[:4] == ["", "", "", "🙂"]
     assert pieces_of(detokenizer(qwen), bytes_of_emoji[:2]) == ["", "", "\ufffd"]
+    surrogate = [qwen.token_id(token) or 0 for token in "íł"]
+    assert pieces_of(detokenizer(qwen), surrogate)[-1] == "\ufffd\ufffd" == qwen.decode(surrogate)
+    assert "".join(pieces_of(detokenizer(qwen), [*surrogate, *fox])) == qwen.decode([*surrogate, *fox])
     broken = pieces_of(detokenizer(qwen), [*bytes_of_emoji[:2], *fox])
     assert broken[2].startswith("\ufffd ")
     end = qwen.token_id("<|im_end|>") or 0

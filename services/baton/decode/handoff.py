@@ -228,7 +228,9 @@ class Handoffs:
             self.attempts.open.pop(reservation.attempt, None)
             return
         if one.peer.worker != one.worker or not one.peer.takes_work:
-            self._failed(one, "peer_lost", over=True)
+            # One that drains would refuse it; one that has gone cannot be asked.
+            there = one.peer.ready and one.peer.worker == one.worker
+            self._failed(one, "refused" if there else "peer_lost", over=True)
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
         remaining = max(0.1, one.deadline - time.monotonic())

@@ -85,21 +85,22 @@ class ByteLevelDetokenizer:
         return "".join(map(self.push, token_ids))
 
     def finish(self) -> str:
-        # What is held is always one unfinished character, which decodes to one replacement.
-        text = REPLACEMENT if self._held else ""
-        self._held = b""
+        text = self._give_up()
         self.offset += len(text)
         return text
 
     def _decide(self, piece: Piece) -> str:
         if isinstance(piece, str):
-            if not piece or not self._held:
-                return piece
-            self._held = b""
-            return REPLACEMENT + piece
+            return self._give_up() + piece if piece else ""
         content = self._held + piece
         text, used = utf_8_decode(content, "replace", False)
         self._held = content[used:]
+        return text
+
+    def _give_up(self) -> str:
+        """What is held will be no character: one replacement, or two for the beginning of a surrogate, which
+        the codec holds back as well, though nothing can follow that makes it one."""
+        text, self._held = self._held.decode("utf-8", "replace"), b""
         return text
 
 
