@@ -183,7 +183,7 @@ def test_a_router_that_leaves_frees_the_engine(http: httpx.Client, model: Served
         "POST", "/placed", content=encode(sent), headers={"content-type": CONTENT_TYPE}
     ) as answer:
         next(answer.iter_raw())
-    await_true(lambda: samples(http.get("/metrics").text)["baton_running"] == 0, 2)
+    await_true(lambda: samples(http.get("/metrics").text)["baton_running"] == 0, 10)
 
 
 @pytest.mark.parametrize(

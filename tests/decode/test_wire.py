@@ -69,9 +69,9 @@ def test_a_client_that_leaves_frees_the_engine(pod: Pod, http: httpx.Client, str
         await_true(lambda: running(http) == 2, 20)
         if stream:
             client.recv(1000)
-    await_true(lambda: running(http) == 0, 2)
+    await_true(lambda: running(http) == 0, 10)
     # Pages of a step that was under way are given back after it.
-    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 2)
+    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 10)
     await_true(lambda: any(line.get("client_request") == f"leaver-{stream:d}" for line in pod.log), 5)
     line = next(line for line in pod.log if line.get("client_request") == f"leaver-{stream:d}")
     assert (line["message"], line["reason"]) == ("request cancelled", "the client left")
@@ -127,7 +127,7 @@ def test_a_deadline_ends_a_request(http: httpx.Client, stream: bool) -> None:
         assert "[DONE]" not in answer.text
     else:
         assert (answer.status_code, answer.headers["x-baton-reason"]) == (504, "deadline_exceeded")
-    await_true(lambda: running(http) == 0, 2)
+    await_true(lambda: running(http) == 0, 10)
     wrong = http.post("/v1/completions", json=LONG, headers={"x-baton-deadline-ms": "soon"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-baton-deadline-ms")
 
@@ -207,7 +207,7 @@ def test_pages_of_a_text_that_ended_are_told_free(http: httpx.Client) -> None:
     """Its end is known a step before its pages come free, and that step has nothing else to tell."""
     ending = {"prompt": "fox", "max_tokens": 50, "logit_bias": {"2": 100}}
     assert http.post("/v1/completions", json=ending).json()["choices"][0]["finish_reason"] == "stop"
-    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 2)
+    await_true(lambda: samples(http.get("/metrics").text)["baton_pages{state=used}"] == 0, 10)
 
 
 def test_metrics_count_what_happened(http: httpx.Client) -> None:

@@ -42,7 +42,7 @@ def test_every_call_ends_within_its_deadline_and_the_link_recovers() -> None:
                     start = time.monotonic()
                     with pytest.raises(StateUnreachable):
                         await call()
-                    assert time.monotonic() - start < 0.5
+                    assert time.monotonic() - start < 2.0
                 assert not link.health.reachable and link.health.outages == 1
                 assert link.health.failures == 2 and link.health.error
             # No answer to an old question is taken for the answer to a new one.
