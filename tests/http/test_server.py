@@ -160,6 +160,29 @@ def test_what_is_no_http_is_told_so() -> None:
     run(talk)
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_an_offer_of_another_protocol_is_declined_and_its_body_read(pause_s: float) -> None:
+    """As Java's client makes it, on every connection without TLS."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n" + JSON
+    chunked = b"POST / HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n" % offer
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for head, body in (
+            (request(b"x" * 70_000, offer)[:-70_000], b"x" * 70_000),
+            (chunked, b"11170\r\n" + b"x" * 70_000 + b"\r\n0\r\n\r\n"),
+        ):
+            writer.write(head)
+            await asyncio.sleep(pause_s)
+            writer.write(body)
+            assert (await answer(reader))[::2] == (200, b"70000")
+        writer.write(request(b"x", offer) + request(b"xx", offer.replace(b"Upgrade,", b"close, Upgrade,")))
+        assert (await answer(reader))[2] == b"1"
+        assert (await answer(reader))[2] == b"2"
+        assert await reader.read() == b""
+
+    run(talk)
+
+
 def test_a_body_that_is_announced_too_large_is_not_awaited() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n%bcontent-length: 1000000000\r\n\r\n" % JSON)

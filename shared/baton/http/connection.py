@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from baton.core.errors import BatonError, HeadersTooLarge, InvalidRequest, TooSlow
 from baton.http.reply import LINGER_S, refusal
 from baton.http.settings import HttpSettings
 from baton.http.straight import EXTENSION, Straight
+
+OFFERS = (b"upgrade", b"connection", b"http2-settings")
+"""Headers in which a client offers to speak something else."""
 
 
 class Connection(HttpToolsProtocol):
@@ -26,6 +30,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused: BatonError | None = None
+        self._offered = False
+        """The head at hand offers another protocol; the parser has left HTTP behind it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn wants its narrower type
@@ -57,11 +63,38 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._timer is None:
                 self._start_timer()
-        super().data_received(data)
+        self._parse(data)
         if self._in_head and self._head_bytes > self._settings.max_header_bytes:
             self._refuse(self._too_large())
 
+    def _parse(self, data: bytes) -> None:
+        """uvicorn's `data_received`, but for offers."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._offered:
+                self._decline(data[upgrade.args[0] :])
+
+    def _decline(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1 as if another protocol had not been offered: Java's client offers HTTP/2 on every
+        plain connection, and takes what lies behind such a head for the body that it is."""
+        self._offered = False
+        before, self.parser = self.parser, httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        first = b"%b %b HTTP/%b" % (before.get_method(), self.url, before.get_http_version().encode())
+        kept = [b"%b: %b" % one for one in self.headers if one[0] not in OFFERS]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append(b"connection: close")
+        self._parse(b"\r\n".join([first, *kept, b"", rest]))
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offered = True
+            return
         self._stop_timer()
         self._in_head = False
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -71,6 +104,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
 
