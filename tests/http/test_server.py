@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -218,6 +219,35 @@ def test_a_body_that_drips_is_given_up() -> None:
         writer.write(request(b"x" * 100)[:-50])
         status, _, body = await answer(reader)
         assert (status, reason(body)) == (408, "request_timeout")
+
+    run(talk)
+
+
+@pytest.mark.parametrize("dripping", [False, True])
+def test_a_body_behind_its_answer_does_not_keep_a_connection_for_ever(dripping: bool) -> None:
+    head = request(b"x" * 1000, b"content-type: text/plain\r\n")[:-1000]
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        assert (await answer(reader))[0] == 415
+        writer.write(b"x" * (1 if dripping else 1000))
+        closed = asyncio.create_task(reader.read())
+        while dripping and not closed.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+        with contextlib.suppress(ConnectionError):  # what it still sends may meet a closed socket
+            assert await closed == b""
+
+    run(talk)
+
+
+def test_a_body_behind_its_answer_leaves_the_connection_to_the_next_request() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            writer.write(request(b"x" * 10, b"content-type: text/plain\r\n")[:-10])
+            assert (await answer(reader))[0] == 415
+            writer.write(b"x" * 10 + request(b"xyz"))
+            assert (await answer(reader))[2] == b"3"
 
     run(talk)
 

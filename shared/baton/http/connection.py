@@ -66,6 +66,15 @@ class Connection(HttpToolsProtocol):
         self._parse(data)
         if self._in_head and self._head_bytes > self._settings.max_header_bytes:
             self._refuse(self._too_large())
+        if self.cycle is not None and self.cycle.response_complete:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """What came is of a body that was answered before it was there: the connection idles anew."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def _parse(self, data: bytes) -> None:
         """uvicorn's `data_received`, but for offers."""
@@ -106,8 +115,15 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._offered:
             return
+        self._stop_timer()
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and self.cycle.response_complete:
+            # It was refused before its body was read; that goes by, for as long as a body may take.
+            self._timer = self.loop.call_later(self._settings.body_s, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequest("this is not HTTP/1.1"))
