@@ -14,8 +14,8 @@ import pytest
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from baton.core.errors import BatonError, InvalidSetting, QueueFull
-from baton.http import HttpServer, HttpSettings, Reply, application, expect, read_body
+from baton.core.errors import BatonError, Cancelled, InvalidSetting, QueueFull
+from baton.http import HttpServer, HttpSettings, Reply, application, expect, read_body, while_present
 
 SETTINGS = HttpSettings(
     host="127.0.0.1", port=0, max_header_bytes=2048, max_body_bytes=100_000, header_s=0.4, body_s=0.4,
@@ -278,6 +278,32 @@ def test_a_stream_that_breaks_ends_with_an_error_and_no_secret() -> None:
         assert '"code":"internal_error"' in text and "secret" not in text and "[DONE]" not in text
 
     run(talk)
+
+
+def test_a_client_that_leaves_with_requests_waiting_ends_the_one_that_is_answered() -> None:
+    left = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(scope, receive, SETTINGS)
+        await Reply(receive, send, "req-1").event(b"data: 1\n\n")
+        with pytest.raises(Cancelled):
+            async with while_present(receive):
+                await asyncio.Event().wait()
+        left.set()
+
+    async def talk() -> None:
+        class Endless:
+            __call__ = staticmethod(endless)
+
+        app = application([Route("/", Endless(), methods=["POST"])])
+        async with HttpServer(app, SETTINGS) as server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(2 * request(b"{}"))
+            await reader.readuntil(b"data: 1")
+            writer.close()
+            await left.wait()
+
+    asyncio.run(talk())
 
 
 def test_a_taken_port_is_a_setting_s_mistake() -> None:

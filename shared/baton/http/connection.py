@@ -10,7 +10,8 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from baton.core.errors import BatonError, HeadersTooLarge, InvalidRequest, TooSlow
 from baton.http.reply import LINGER_S, refusal
@@ -30,6 +31,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused: BatonError | None = None
+        self._started: RequestResponseCycle | None = None
+        """The request that is being answered, or was last: others may wait behind it."""
         self._offered = False
         """The head at hand offers another protocol; the parser has left HTTP behind it."""
 
@@ -41,6 +44,9 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self._started is not None and not self._started.response_complete:
+            self._started.disconnected = True  # uvicorn tells the last request alone
+            self._started.message_event.set()
         self._straight.resumed()
 
     def pause_writing(self) -> None:
@@ -118,6 +124,10 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._started = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
