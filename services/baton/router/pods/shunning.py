@@ -36,6 +36,11 @@ class _Record:
     probing: bool = False
 
 
+def pause_after(failures: int) -> float:
+    """In a row; a pod may live on in its lease for days without answering anybody."""
+    return min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 16))
+
+
 class Shunning:
     def __init__(self, clock: Clock, probe: Probe) -> None:
         self._clock = clock
@@ -69,7 +74,7 @@ class Shunning:
         if self._clock.now() < known.until:
             return  # those that were under way when it fell over count once
         known.failures += 1
-        pause_s = min(LONGEST_S, FIRST_S * 2 ** (known.failures - 1))
+        pause_s = pause_after(known.failures)
         known.until = self._clock.now() + pause_s
         self.shunned |= {id}
         log.warning("a pod failed", extra={"worker": id, "cause": why, "shunned_s": pause_s})
@@ -110,7 +115,7 @@ class Shunning:
             self._back(id)
         else:
             record.failures += 1
-            record.until = self._clock.now() + min(LONGEST_S, FIRST_S * 2 ** (record.failures - 1))
+            record.until = self._clock.now() + pause_after(record.failures)
 
     def _back(self, id: str) -> None:
         self.shunned -= {id}
