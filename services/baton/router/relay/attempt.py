@@ -7,7 +7,8 @@ the pod's answer to the client. What went by before that is in the `EventRelay`,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 from baton.core.errors import (
     BatonError,
@@ -17,6 +18,7 @@ from baton.core.errors import (
     PeerLost,
     Refused,
     UnknownPath,
+    Unreached,
     WrongMethod,
 )
 from baton.http import Reply
@@ -46,12 +48,12 @@ class Attempt:
 
     async def stream(self, message: bytes, relay: EventRelay) -> None:
         """To the end of the stream."""
-        fresh = False
+        lent = self._pool.lend(self._origin)
         while True:
-            async with self._pool.lend(self._origin, fresh=fresh) as connection:
+            async with lent as connection:
                 head = await self._ask(connection, message)
                 if head is None:
-                    fresh = True
+                    lent = self._anew()
                     continue
                 await self._check(connection, head)
                 await self._relay(connection, relay)
@@ -59,18 +61,27 @@ class Attempt:
 
     async def whole(self, message: bytes) -> bytes:
         """The whole answer, which the client has not been sent."""
-        fresh = False
+        lent = self._pool.lend(self._origin)
         while True:
-            async with self._pool.lend(self._origin, fresh=fresh) as connection:
+            async with lent as connection:
                 head = await self._ask(connection, message)
                 if head is None:
-                    fresh = True
+                    lent = self._anew()
                     continue
                 await self._check(connection, head)
                 return await connection.read_all(LONGEST_ANSWER)
 
+    @contextlib.asynccontextmanager
+    async def _anew(self) -> AsyncIterator[Connection]:
+        """A connection in place of a kept one. A pod that takes none now may have died of the request."""
+        try:
+            async with self._pool.lend(self._origin, fresh=True) as connection:
+                yield connection
+        except Unreached as error:
+            raise PeerLost(f"it was lost with a request; now {error}") from error
+
     async def _ask(self, connection: Connection, message: bytes) -> Head | None:
-        """None when a kept connection turns out to be closed: nobody read the request."""
+        """None when a kept connection turns out to be closed: as a rule nobody read the request."""
         try:
             return await connection.ask(message)
         except PeerLost:
