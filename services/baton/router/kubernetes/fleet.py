@@ -49,7 +49,7 @@ class KubernetesFleet:
         self._merged = -1
         """Version of the leases that are in it."""
         self._told: dict[str, tuple[WorkerLease, float]] = {}
-        """Pod's name → its lease as the pod told it, and when."""
+        """Pod's name → its lease as the pod told it, and when it or Redis told of that run last."""
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,7 +145,9 @@ class KubernetesFleet:
         for name, (told, at) in self._told.items():
             shown = self._leases().workers.get(told.id)
             live = shown is not None and shown.incarnation == told.incarnation
-            if not live and now - at > SILENT_S:
+            if live:
+                self._told[name] = (told, now)  # so that it is asked itself before it is given up
+            elif now - at > SILENT_S:
                 expired.add(told.id)
                 continue
             workers[told.id] = self._lease(pods[name], told, shown if live else None)
