@@ -172,6 +172,7 @@ def test_cached_tokens_are_counted_for_streams_that_do_not_ask_for_usage(
         (b"{}", {"content-type": "text/plain"}, 415),
         (b"{}", {"content-encoding": "gzip"}, 415),
         (json.dumps({"messages": TALK, "max_tokens": 2}).encode(), {"x-baton-deadline-ms": "soon"}, 400),
+        (json.dumps({"messages": TALK, "max_tokens": 2}).encode(), {"x-baton-deadline-ms": "9" * 5000}, 400),
     ],
 )
 def test_malformed_requests_are_refused(

@@ -32,6 +32,8 @@ log = logging.getLogger("baton.requests")
 DEADLINE_HEADER = "x-baton-deadline-ms"
 """How long the client will wait: a duration, since no two clocks agree."""
 LONGEST_ID = 128
+LONGEST_NUMBER = 20
+"""Digits; Python reads no more than 4,300."""
 
 Guest = TypeVar("Guest")
 """What a service knows of a request that it let in, before it has read it."""
@@ -184,6 +186,6 @@ def _deadline(scope: Scope, most: float) -> float:
     given = header(scope, DEADLINE_HEADER.encode())
     if given is None:
         return most
-    if not given.isdecimal() or not 1 <= int(given) <= 10**9:
-        raise InvalidField(DEADLINE_HEADER, f"need a number of milliseconds, not {given!r}")
+    if not given.isdecimal() or len(given) > LONGEST_NUMBER or not 1 <= int(given) <= 10**9:
+        raise InvalidField(DEADLINE_HEADER, f"need a number of milliseconds, not {given[:80]!r}")
     return min(most, int(given) / 1000)
