@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from baton.core.errors import PeerLost
+from baton.core.errors import InvalidField, PeerLost, Unreached
 from baton.router.wire import GO, HOLD, STOP, Connection, Flow, Origin, Pool, fetch, origin_of
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -190,3 +190,15 @@ def test_a_sink_may_hold_stop_and_fail() -> None:
 def test_addresses() -> None:
     assert origin_of("http://10.0.0.1:8000") == Origin("10.0.0.1", 8000)
     assert origin_of("https://[fd00::1]") == Origin("fd00::1", 443, True)
+    for wrong in ("http://[10.0.0.1:8000]:8000", "http://a:99999", "http://a:b", "a:80"):
+        with pytest.raises(InvalidField, match="is no http://host:port"):
+            origin_of(wrong)
+
+
+def test_a_name_that_can_be_none_is_out_of_reach() -> None:
+    async def reach() -> None:
+        async with Pool().lend(Origin("a..b", 80)):
+            pass
+
+    with pytest.raises(Unreached):
+        asyncio.run(reach())

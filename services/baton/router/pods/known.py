@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from baton.core.clock import Clock
-from baton.core.errors import BatonError, Unreached
+from baton.core.errors import BatonError, InvalidField, Unreached
 from baton.router.placement import Decision, PlacementSettings, Query, Refusal, Roster, View, policy
 from baton.router.pods.generation import Catalog, Generation, Kind, kind_of
 from baton.router.pods.pace import Paces
@@ -60,6 +61,10 @@ class Pods:
         self._clock = clock
         self._rosters: dict[Kind, Roster] = {}
         self._origins: dict[str, Origin] = {}
+        self._usable: Mapping[str, WorkerLease] = {}
+        """The fleet, but for those whose address is none."""
+        self._wrong: dict[str, str] = {}
+        """Worker → what is wrong with its address."""
         self._seen: Fleet | None = None
         self._current: Generation | None = None
 
@@ -91,7 +96,8 @@ class Pods:
 
     def other(self, kind: Kind) -> Generation | None:
         """The largest generation besides this one."""
-        return self.catalog.other(self.fleet.workers, kind)
+        self._look()
+        return self.catalog.other(self._usable, kind)
 
     def place(self, kind: Kind, query: Query, *, patient: bool = False) -> Decision | Refusal:
         """Where a request goes now. Whoever is shunned is asked only when there is nobody else, and not by a
@@ -115,15 +121,29 @@ class Pods:
             return
         self._seen = fleet
         now = self._clock.now()
+        self._origins = self._reachable(fleet)
+        self._usable = {id: lease for id, lease in fleet.workers.items() if id in self._origins}
         by_kind: dict[Kind, dict[str, WorkerLease]] = {}
-        for id, lease in fleet.workers.items():
+        for id, lease in self._usable.items():
             by_kind.setdefault(kind_of(lease), {})[id] = lease
         self._rosters = {
             kind: Roster.of(leases, self._settings, now, self._rosters.get(kind))
             for kind, leases in by_kind.items()
         }
-        self._origins = {id: origin_of(lease.http) for id, lease in fleet.workers.items()}
-        self._current = self.catalog.current(fleet.workers)
+        self._current = self.catalog.current(self._usable)
+
+    def _reachable(self, fleet: Fleet) -> dict[str, Origin]:
+        origins: dict[str, Origin] = {}
+        wrong: dict[str, str] = {}
+        for id, lease in fleet.workers.items():
+            try:
+                origins[id] = origin_of(lease.http)
+            except InvalidField as error:
+                wrong[id] = str(error)
+                if self._wrong.get(id) != wrong[id]:
+                    log.error("a pod is left out for its address", extra={"worker": id, "cause": str(error)})
+        self._wrong = wrong
+        return origins
 
     async def follow(self) -> None:
         """For as long as the router runs."""
@@ -145,7 +165,10 @@ class Pods:
         """It is gone from the fleet. Streams that it still serves go on, unless it is dead."""
         self.shunning.restarted(lease.id)
         self.paces.forget(lease.id)
-        origin = origin_of(lease.http)
+        try:
+            origin = origin_of(lease.http)
+        except InvalidField:
+            return
         self._pool.forget(origin)
         if not await self._answers(origin, "/livez") and lease.id not in self.fleet.workers:
             self._pool.forget(origin, "it fell silent")

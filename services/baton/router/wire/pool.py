@@ -36,11 +36,15 @@ class Origin(NamedTuple):
 
 def origin_of(url: str) -> Origin:
     """Of `http://host:port`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidField("url", f"{url!r} is no http://host:port: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidField("url", f"{url!r} is no http://host:port")
     tls = parts.scheme == "https"
-    return Origin(parts.hostname, parts.port or (443 if tls else 80), tls)
+    return Origin(parts.hostname, port or (443 if tls else 80), tls)
 
 
 class Pool:
@@ -103,7 +107,7 @@ class Pool:
                 )
         except TimeoutError as error:
             raise Unreached(f"{origin} does not take connections") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name that can be none is the latter
             raise Unreached(f"cannot connect to {origin}: {error}") from error
         _keep_alive(transport)
         return connection
