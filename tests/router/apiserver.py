@@ -89,6 +89,14 @@ class ApiServer:
         for line in self._watching:
             line.chunk(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
 
+    def end_watches(self) -> int:
+        """As after their `timeoutSeconds`. How many there were."""
+        ended = len(self._watching)
+        for line in self._watching:
+            line.end()
+        self._watching.clear()
+        return ended
+
     def _tell(self, kind: str, pod: dict[str, Any]) -> None:
         self.version += 1
         pod["metadata"]["resourceVersion"] = str(self.version)

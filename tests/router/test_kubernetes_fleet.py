@@ -38,3 +38,25 @@ def test_a_pod_whose_beats_end_in_redis_stays_until_it_was_asked_itself() -> Non
         await api.stop()
 
     asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_watches_leave_no_connection_behind() -> None:
+    async def story() -> None:
+        api = ApiServer()
+        await api.start()
+        listing = Api("app=baton", namespace="llm", url=api.url)
+        for _ in range(3):
+            watching = asyncio.create_task(_watched(listing))
+            while not api.end_watches():
+                await asyncio.sleep(0.01)
+            await watching
+        assert "Pool(0 idle, 0 lent)" in repr(listing)
+        listing.close()
+        await api.stop()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+async def _watched(listing: Api) -> None:
+    async for _ in listing.watch("100", 60):
+        pass

@@ -107,6 +107,24 @@ def test_a_break_is_a_lost_peer_wherever_it_comes(sent: bytes) -> None:
     story(talk, tell)
 
 
+def test_what_was_lent_when_its_pod_was_forgotten_is_not_kept() -> None:
+    """It may be in the middle of a stream then; afterwards nobody would ever ask for it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(OK)
+        await reader.read()
+
+    async def tell(pool: Pool, origin: Origin) -> None:
+        async with pool.lend(origin) as connection:
+            await connection.ask(ASK)
+            pool.forget(origin)
+            assert await connection.read_all(10) == b"hi"
+        assert repr(pool) == "Pool(0 idle, 0 lent)"
+
+    story(talk, tell)
+
+
 def test_nobody_listens_and_nobody_answers() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

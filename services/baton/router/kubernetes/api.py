@@ -56,7 +56,7 @@ class Api:
         self._pool = Pool(tls)
 
     def __repr__(self) -> str:
-        return f"Api({self._origin}, {self._namespace}, {self._selector})"
+        return f"Api({self._origin}, {self._namespace}, {self._selector}, {self._pool!r})"
 
     async def pods(self) -> bytes:
         """The list of them, as the server writes it. One page: a fleet is no more than some hundred pods."""
@@ -84,6 +84,7 @@ class Api:
                 for line in lines:
                     if line.strip():
                         yield line
+            connection.abort("its watch is over")  # each has one of its own, so nobody would take it
 
     def close(self) -> None:
         self._pool.close()

@@ -62,17 +62,21 @@ class Pool:
     @contextlib.asynccontextmanager
     async def lend(self, origin: Origin, *, fresh: bool = False) -> AsyncIterator[Connection]:
         connection = (None if fresh else self._kept(origin)) or await self._connect(origin)
-        lent = self._lent.setdefault(origin, set())
+        lent, kept = self._lent.setdefault(origin, set()), self._idle.setdefault(origin, [])
         lent.add(connection)
         try:
             yield connection
         finally:
             lent.discard(connection)
-            kept = self._idle.setdefault(origin, [])
-            if connection.reusable and len(kept) < IDLE_KEPT:
+            known = self._idle.get(origin) is kept  # else the pod was forgotten meanwhile
+            if known and connection.reusable and len(kept) < IDLE_KEPT:
                 kept.append(connection)
             else:
                 connection.abort()
+            if not lent:
+                del self._lent[origin]
+                if not self._idle.get(origin, True):
+                    del self._idle[origin]
 
     def forget(self, origin: Origin, reason: str = "") -> None:
         """The pod is gone: close what is idle; with a reason, also what is in use."""
