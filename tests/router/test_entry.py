@@ -183,6 +183,13 @@ def test_keys_are_known_by_either_header(tmp_path: Any) -> None:
     assert KeyRing("", ManualClock()).who({"headers": []}) is ANYBODY
 
 
+def test_a_file_that_is_no_text_is_a_setting_s_mistake(tmp_path: Any) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes("zoë:sk-12345678\n".encode("latin-1"))
+    with pytest.raises(InvalidSetting, match=r"keys\.file"):
+        KeyRing(str(file), ManualClock())
+
+
 def test_operators_are_marked(tmp_path: Any) -> None:
     file = tmp_path / "keys"
     file.write_text("alice:sk-12345678\nops:sk-23456789::::operator\n")

@@ -109,7 +109,7 @@ class KeyRing:
             try:
                 self._seen = self._stamp()
                 self._keys = read_keys(self._path.read_text(encoding="utf-8"))
-            except OSError as error:
+            except (OSError, UnicodeDecodeError) as error:
                 raise InvalidSetting("keys.file", f"cannot be read: {error}") from error
 
     def __repr__(self) -> str:
