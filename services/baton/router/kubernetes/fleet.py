@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -32,6 +32,15 @@ SILENT_S = 5.0
 _read = msgspec.json.Decoder(WorkerLease).decode
 
 
+class _Made(NamedTuple):
+    """A lease, and what it was made of."""
+
+    told: WorkerLease
+    shown: WorkerLease | None
+    away: bool
+    lease: WorkerLease
+
+
 class KubernetesFleet:
     """`async with`, for as long as the router runs; then `fleet` and `wait`, as of a lease board."""
 
@@ -50,6 +59,8 @@ class KubernetesFleet:
         """Version of the leases that are in it."""
         self._told: dict[str, tuple[WorkerLease, float]] = {}
         """Pod's name → its lease as the pod told it, and when it or Redis told of that run last."""
+        self._made: dict[str, _Made] = {}
+        """Pod's name → the lease that is in the fleet: the same one while nobody has told another."""
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -140,6 +151,7 @@ class KubernetesFleet:
         self._merged = self._leases().version
         for name in [name for name in self._told if name not in pods]:
             del self._told[name]
+            self._made.pop(name, None)
         workers: dict[str, WorkerLease] = {}
         expired = set()
         for name, (told, at) in self._told.items():
@@ -158,7 +170,11 @@ class KubernetesFleet:
             self._changed = asyncio.Event()
 
     def _lease(self, pod: PodSeen, told: WorkerLease, shown: WorkerLease | None) -> WorkerLease:
-        best = told if shown is None else msgspec.structs.replace(shown, http=told.http)
-        if pod.leaving or not pod.ready:
-            best = msgspec.structs.replace(best, draining=True)
-        return best
+        away = pod.leaving or not pod.ready
+        made = self._made.get(pod.name)
+        if made is None or made.told is not told or made.shown is not shown or made.away != away:
+            best = told if shown is None else msgspec.structs.replace(shown, http=told.http)
+            if away:
+                best = msgspec.structs.replace(best, draining=True)
+            made = self._made[pod.name] = _Made(told, shown, away, best)
+        return made.lease
