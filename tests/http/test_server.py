@@ -306,6 +306,27 @@ def test_a_client_that_leaves_with_requests_waiting_ends_the_one_that_is_answere
     asyncio.run(talk())
 
 
+@pytest.mark.parametrize("head", [JSON, b"connection: close\r\n" + JSON])
+def test_who_never_reads_an_answer_is_not_waited_for_for_ever(head: bytes) -> None:
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(scope, receive, SETTINGS)
+        await Reply(receive, send, "req-1").json(b"x" * 16_000_000)
+
+    async def talk() -> None:
+        class Large:
+            __call__ = staticmethod(large)
+
+        app = application([Route("/", Large(), methods=["POST"])])
+        async with HttpServer(app, SETTINGS) as server, asyncio.timeout(10):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(request(b"{}", head))
+                assert await asyncio.to_thread(client.recv, 1) == b"H"
+                while ": 0 connections" not in repr(server):
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(talk())
+
+
 def test_a_taken_port_is_a_setting_s_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -1,7 +1,8 @@
 """One client's connection: uvicorn's, with a bound on the size and the time of each request's head.
 
 uvicorn gives a head any size and for ever; here too much is answered 431, too slow 408, and what is no
-HTTP 400, each in OpenAI's error shape. Bodies are the application's to bound (`body`).
+HTTP 400, each in OpenAI's error shape. Bodies are the application's to bound (`body`). Who reads nothing of
+an answer that has ended is let go.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Connection(HttpToolsProtocol):
         """A head is awaited, or arriving."""
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        """While the client does not keep up with what it is sent."""
         self._refused: BatonError | None = None
         self._started: RequestResponseCycle | None = None
         """The request that is being answered, or was last: others may wait behind it."""
@@ -43,6 +46,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._watch_unread(None)
         super().connection_lost(exc)
         if self._started is not None and not self._started.response_complete:
             self._started.disconnected = True  # uvicorn tells the last request alone
@@ -52,10 +56,29 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._straight.paused()
+        self._watch_unread(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._straight.resumed()
+        self._watch_unread(None)
+
+    def _watch_unread(self, size: int | None) -> None:
+        """Look again at so many bytes that wait for the client; None ends it."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        if size is not None:
+            self._unread = self.loop.call_later(self._settings.keep_alive_s, self._look_unread, size)
+
+    def _look_unread(self, before: int) -> None:
+        """A stream waits for its client until its deadline; what is behind an answer's end waits for one that
+        reads. uvicorn closes such a connection, and closing waits for ever."""
+        size = self.transport.get_write_buffer_size()
+        if size >= before and (self.transport.is_closing() or not self._answering):
+            self.transport.abort()
+        else:
+            self._watch_unread(size)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
