@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import time
@@ -250,6 +251,34 @@ def test_a_body_behind_its_answer_leaves_the_connection_to_the_next_request() ->
             assert (await answer(reader))[2] == b"3"
 
     run(talk)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"0\r\nx: " + b"a" * 500_000, b"0\r\n" + b"x: aaaaaaaaaa\r\n" * 30_000, b"1;x=" + b"a" * 500_000],
+)
+def test_what_frames_a_body_has_a_bound_too(framing: bytes) -> None:
+    """Trailers and extensions of chunks, which no limit on a body's bytes sees."""
+    patient = dataclasses.replace(SETTINGS, body_s=60.0)
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(Cancelled):
+            await read_body(scope, receive, patient)
+
+    async def talk() -> None:
+        class Reads:
+            __call__ = staticmethod(read)
+
+        app = application([Route("/", Reads(), methods=["POST"])])
+        async with HttpServer(app, patient) as server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n" % JSON)
+            writer.write(b"2\r\n{}\r\n" * 10_000 + framing)
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(talk())
 
 
 def test_refusals_say_why_and_when_to_come_back() -> None:

@@ -22,6 +22,9 @@ from baton.http.straight import EXTENSION, Straight
 OFFERS = (b"upgrade", b"connection", b"http2-settings")
 """Headers in which a client offers to speak something else."""
 
+CHUNK_BYTES = 32
+"""What a chunk may have besides its data."""
+
 
 class Connection(HttpToolsProtocol):
     def __init__(self, *, settings: HttpSettings, **uvicorn: Any) -> None:
@@ -30,6 +33,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         """A head is awaited, or arriving."""
         self._head_bytes = 0
+        self._framing_bytes = 0
+        """Came behind the head and are no body, less what chunks may take for their lengths."""
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         """While the client does not keep up with what it is sent."""
@@ -92,8 +97,11 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._timer is None:
                 self._start_timer()
+        else:
+            self._framing_bytes += len(data)
         self._parse(data)
-        if self._in_head and self._head_bytes > self._settings.max_header_bytes:
+        size = self._head_bytes if self._in_head else self._framing_bytes
+        if size > self._settings.max_header_bytes:
             self._refuse(self._too_large())
         if self.cycle is not None and self.cycle.response_complete:
             self._await_next()
@@ -139,7 +147,19 @@ class Connection(HttpToolsProtocol):
         if size > self._settings.max_header_bytes:
             self._refuse(self._too_large())
             raise self._too_large()  # ends the parsing; `send_400_response` finds it answered
+        self._framing_bytes = 0
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what trails a body is read by nobody
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self._framing_bytes -= CHUNK_BYTES
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._offered:
