@@ -47,8 +47,9 @@ class KeySettings:
     """Who may ask."""
 
     file: str = ""
-    """One key a line, `name:key[:rate[:concurrency[:priority[:operator]]]]`; read again when it changes. Only
-    keys marked `operator` may see /debug/* and the page's feed. Empty lets everybody in."""
+    """One key a line, `name:key[:rate[:concurrency[:priority[:operator]]]]`; read again when it changes. Rate
+    (requests a second) and concurrency are what each router process allows. Only keys marked `operator` may
+    see /debug/* and the page's feed. Empty lets everybody in."""
     shared_cache: bool = False
     """Whether keys may find each other's prefixes cached."""
 
