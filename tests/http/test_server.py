@@ -335,8 +335,12 @@ def test_a_client_that_leaves_with_requests_waiting_ends_the_one_that_is_answere
     asyncio.run(talk())
 
 
-@pytest.mark.parametrize("head", [JSON, b"connection: close\r\n" + JSON])
-def test_who_never_reads_an_answer_is_not_waited_for_for_ever(head: bytes) -> None:
+@pytest.mark.parametrize(
+    "asked",
+    [request(b"{}"), request(b"{}", b"connection: close\r\n" + JSON), 2 * request(b"{}")],
+    ids=["kept", "closed", "asks more"],
+)
+def test_who_never_reads_an_answer_is_not_waited_for_for_ever(asked: bytes) -> None:
     async def large(scope: Scope, receive: Receive, send: Send) -> None:
         await read_body(scope, receive, SETTINGS)
         await Reply(receive, send, "req-1").json(b"x" * 16_000_000)
@@ -348,7 +352,7 @@ def test_who_never_reads_an_answer_is_not_waited_for_for_ever(head: bytes) -> No
         app = application([Route("/", Large(), methods=["POST"])])
         async with HttpServer(app, SETTINGS) as server, asyncio.timeout(10):
             with socket.create_connection(("127.0.0.1", server.port)) as client:
-                client.sendall(request(b"{}", head))
+                client.sendall(asked)
                 assert await asyncio.to_thread(client.recv, 1) == b"H"
                 while ": 0 connections" not in repr(server):
                     await asyncio.sleep(0.05)

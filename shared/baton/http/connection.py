@@ -80,7 +80,9 @@ class Connection(HttpToolsProtocol):
         """A stream waits for its client until its deadline; what is behind an answer's end waits for one that
         reads. uvicorn closes such a connection, and closing waits for ever."""
         size = self.transport.get_write_buffer_size()
-        if size >= before and (self.transport.is_closing() or not self._answering):
+        at_hand = self._started
+        streaming = at_hand is not None and at_hand.response_started and not at_hand.response_complete
+        if size >= before and (self.transport.is_closing() or not streaming):
             self.transport.abort()
         else:
             self._watch_unread(size)
