@@ -120,6 +120,22 @@ def test_a_wrong_address_is_refused_before_anything_runs(url: str) -> None:
         Link(StateSettings(url=url))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:9f/geheim@host:6379/0",
+        "redis://:9f#geheim@host",
+        "redis://:9f?geheim@host",
+        "redis://[geheim",
+    ],
+)
+def test_a_password_that_breaks_its_url_is_not_told(url: str) -> None:
+    """Base64 has slashes: what is behind one is no host's name, and the message goes to logs."""
+    with pytest.raises(InvalidSetting, match="url") as refused:
+        Link(StateSettings(url=url))
+    assert "geheim" not in str(refused.value) and "9f" not in str(refused.value)
+
+
 @pytest.mark.parametrize("fields", [{"prefix": "a{b}"}, {"prefix": ""}, {"deadline_s": 0.0}])
 def test_wrong_settings_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidSetting):

@@ -78,7 +78,7 @@ def nowhere() -> Connected:
 
 def connect(settings: StateSettings, name: str) -> Connected:
     """The client for the settings' URL; `name` is what the server lists it as."""
-    parts = urlsplit(settings.url)
+    parts = _split(settings.url)
     base, _, kind = parts.scheme.partition("+")
     if base not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
         raise InvalidSetting("url", f"must begin with {KNOWN}, not {parts.scheme}://")
@@ -100,6 +100,18 @@ def connect(settings: StateSettings, name: str) -> Connected:
         return Connected(cast(Client, single), False, shown, (single.aclose,), forget)
     except (ValueError, TypeError) as error:
         raise InvalidSetting("url", f"{shown}: {error}") from error
+
+
+def _split(url: str) -> SplitResult:
+    """Refuses without its text what cannot be split: a password may stand anywhere in it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidSetting("url", "is no URL; a password in it is percent-encoded") from error
+    if not parts.scheme.startswith("unix") and "@" in parts.path + parts.query + parts.fragment:
+        rule = "has its host behind a /, ? or #: in a password they are written %2F, %3F and %23"
+        raise InvalidSetting("url", rule)
+    return parts
 
 
 def _options(settings: StateSettings, name: str, *, tls: bool) -> dict[str, Any]:
