@@ -136,6 +136,16 @@ def test_a_password_that_breaks_its_url_is_not_told(url: str) -> None:
     assert "geheim" not in str(refused.value) and "9f" not in str(refused.value)
 
 
+def test_a_password_of_its_own_goes_before_the_url_s() -> None:
+    async def story() -> None:
+        async with EmbeddedRedis(password="geheim") as redis:
+            url = f"redis://default:old@127.0.0.1:{redis.port}/0"
+            async with Link(StateSettings(url=url, password="geheim")) as link:
+                assert await link.ask("PING")
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("fields", [{"prefix": "a{b}"}, {"prefix": ""}, {"deadline_s": 0.0}])
 def test_wrong_settings_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidSetting):

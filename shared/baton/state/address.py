@@ -91,7 +91,9 @@ def connect(settings: StateSettings, name: str) -> Connected:
     try:
         if kind == "sentinel":
             return _by_sentinel(parts, settings, options, shown)
-        url = urlunsplit(parts._replace(scheme=base))
+        # redis-py lets a URL's password win over the option's.
+        netloc = _without_password(parts.netloc) if settings.password else parts.netloc
+        url = urlunsplit(parts._replace(scheme=base, netloc=netloc))
         if kind == "cluster":
             cluster = RedisCluster.from_url(url, **options)
             return Connected(cast(Client, cluster), True, shown, (cluster.aclose,))
@@ -112,6 +114,11 @@ def _split(url: str) -> SplitResult:
         rule = "has its host behind a /, ? or #: in a password they are written %2F, %3F and %23"
         raise InvalidSetting("url", rule)
     return parts
+
+
+def _without_password(netloc: str) -> str:
+    user_info, at, host = netloc.rpartition("@")
+    return f"{user_info.partition(':')[0]}{at}{host}"
 
 
 def _options(settings: StateSettings, name: str, *, tls: bool) -> dict[str, Any]:
