@@ -210,6 +210,30 @@ def test_facts_are_read_once_and_not_with_each_beat() -> None:
     asyncio.run(story())
 
 
+def test_facts_that_a_replica_never_got_are_published_again() -> None:
+    """It took over with those of before: they are there, and would stay until the next change."""
+
+    async def story() -> None:
+        async with linked() as (_, link), Worker(link) as worker:
+            await eventually(lambda: worker.keeper.health.renewals > 1)
+            before = await link.ask("GET", link.keys.facts("w1"))
+            worker.keeper.revise(bandwidths={"w2": 241.5})
+            while await link.ask("GET", link.keys.facts("w1")) == before:
+                await asyncio.sleep(0.01)
+            renewals = worker.keeper.health.renewals
+            await eventually(lambda: worker.keeper.health.renewals > renewals + 1)
+            await link.ask("SET", link.keys.facts("w1"), before)
+            async with LeaseBoard(link, scan_s=0.05) as board:
+                await eventually(
+                    lambda: (
+                        "w1" in board.fleet.workers and board.fleet.workers["w1"].bandwidths == {"w2": 241.5}
+                    )
+                )
+            assert worker.keeper.health.republished == 1
+
+    asyncio.run(story())
+
+
 def test_a_keeper_outlives_a_redis_that_was_never_there() -> None:
     async def story() -> None:
         async with linked() as (redis, link):

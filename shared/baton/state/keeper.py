@@ -76,6 +76,8 @@ class LeaseKeeper:
         self._expiry_s = expiry_s
         self._facts_version = 1
         self._facts_published = 0
+        self._facts_head = b""
+        """How the published ones begin: their version, the worker's name and its run's."""
         self._facts_held = False
         self._told_draining = False
         self._beats = 0
@@ -152,7 +154,7 @@ class LeaseKeeper:
         new = version != self._facts_published
         await self._publish(new)
         if not new and not self._facts_held:
-            # Redis came back empty, or dropped them: readers need them now, not at the next change.
+            # Redis came back empty, or without the last change: readers need them now, not at the next.
             self._republished += 1
             await self._publish(True)
         self._facts_published = version
@@ -166,8 +168,11 @@ class LeaseKeeper:
         commands: list[Command] = []
         if with_facts:
             facts = encode(Facts(beat.facts, self._lease))
+            run = self._lease.incarnation.encode()
+            self._facts_head = facts[: facts.index(run) + len(run)]
             commands.append(("SET", keys.facts(id), facts, "PX", ttl_ms))
         commands += [
+            ("GETRANGE", keys.facts(id), 0, len(self._facts_head) - 1),
             ("PEXPIRE", keys.facts(id), ttl_ms),
             ("SET", keys.lease(id), encode(beat), "PX", beat.expiry_ms),
             ("SADD", keys.workers, id),
@@ -175,7 +180,8 @@ class LeaseKeeper:
         if with_facts or beat.draining != self._told_draining:
             commands.append(self._nudge())
         replies = await self._link.ask_all(commands)
-        self._facts_held = bool(replies[1 if with_facts else 0])
+        # That there are some proves little: a replica that took over may have missed the last change.
+        self._facts_held = replies[1 if with_facts else 0] == self._facts_head
         self._told_draining = beat.draining
         self._renewed_at = self._clock.now()
         self._renewals += 1
