@@ -99,6 +99,18 @@ def test_a_stream_and_its_snapshot_stay_small() -> None:
     asyncio.run(story())
 
 
+def test_a_worker_killed_right_after_its_first_entry_leaves_nothing_for_ever() -> None:
+    async def story() -> None:
+        async with linked() as (_, link):
+            worker = await Worker(link, check_s=60.0).__aenter__()
+            await eventually(lambda: worker.writer.health.sent > 0)
+            await worker.crash()
+            for key in (link.keys.events("w1", "inc-1"), link.keys.pages("w1", "inc-1")):
+                assert 0 < await link.ask("PTTL", key) <= 60_000
+
+    asyncio.run(story())
+
+
 def test_a_missing_entry_is_noticed_and_made_good_by_the_next_snapshot() -> None:
     async def story() -> None:
         async with linked() as (_, link), Worker(link, snapshot_s=0.8) as worker, Router(link) as router:

@@ -268,8 +268,12 @@ class EventWriter:
                 )
                 for one in entries
             ]
+            # At once: a worker that is killed before the next check would leave the stream for ever.
+            commands.append(("PEXPIRE", self._events, round(TTL_S * 1000)))
             size = sum(len(one.data) for one in entries)
-            replies = await self._link.ask_all(commands, wait_s=size / SLOWEST_BYTES_PER_S, keep_errors=True)
+            *replies, _ = await self._link.ask_all(
+                commands, wait_s=size / SLOWEST_BYTES_PER_S, keep_errors=True
+            )
             for one, reply in zip(entries, replies, strict=True):
                 self._acknowledge(one, reply)
 
