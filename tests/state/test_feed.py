@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
-from tests.state.simulated import Worker, eventually, identities, linked
+from tests.state.simulated import Worker, always, eventually, identities, linked
 
 from baton.core.clock import SystemClock
 from baton.http import listen
@@ -109,6 +109,28 @@ def test_what_was_known_stays_while_the_feed_is_away_and_is_right_when_it_is_bac
                 await eventually(lambda: listener.knows(one))
                 assert listener.index.lookup(chain) == {"w1": 80}
                 assert listener.index.lookup(fresh) == {"w1": 5}
+
+    asyncio.run(story())
+
+
+def test_a_feed_that_has_not_read_redis_yet_takes_nothing_away() -> None:
+    async def story() -> None:
+        async with linked() as (redis, link), feeding() as (door, port), Listener(port) as listener:
+            worker = await Worker(link).__aenter__()
+            gone = await Worker(link, "w2").__aenter__()
+            async with feed_at(link, door):
+                chain = worker.store(identities(100))
+                gone.store(identities(30))
+                await eventually(lambda: listener.knows(worker, gone))
+                await eventually(lambda: listener.reader.progress.keys() == {"w1", "w2"})
+            await redis.kill()
+            await gone.crash()
+            async with feed_at(link, door) as feed:
+                await eventually(lambda: len(feed._listeners) == 1)
+                await always(lambda: listener.index.lookup(chain)["w1"] == 100, 0.5)
+                await redis.start()
+                await eventually(lambda: listener.knows(worker))
+            await worker.__aexit__()
 
     asyncio.run(story())
 

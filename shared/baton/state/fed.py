@@ -39,7 +39,7 @@ class FedReader:
         self._clock = clock
         self._known: set[str] = set()
         """Workers that the mirror has something of."""
-        self._told = Told({}, 0.0, 0, 0, 0)
+        self._told = Told({}, 0.0, 0, 0, 0, False)
         self._told_at = clock.now()
         self._connected = False
         self._listening: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ class FedReader:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         waiting, number = bytearray(), 0
         stale: set[str] | None = set(self._known)
-        """Workers that the feed has not spoken of; None once it has spoken of all."""
+        """Workers that the feed has not spoken of; None once it knows who lives."""
         while True:
             async with asyncio.timeout(SILENCE_S):  # its TimeoutError is an OSError
                 data = await reader.read(CHUNK_BYTES)
@@ -127,12 +127,20 @@ class FedReader:
                 mirror.drop(worker)
                 self._known.discard(worker)
             case Told():
-                self._told, self._told_at = message, self._clock.now()
-                for worker in stale or ():
-                    mirror.drop(worker)
-                    self._known.discard(worker)
                 if not self._connected:
                     self._connected = True
                     log.info("the index feed is there", extra={"workers": len(self._known)})
+                if not message.looked:
+                    return stale
+                before, self._told, self._told_at = self._told, message, self._clock.now()
+                for worker in stale or ():
+                    # One that lives stays as it was known until the feed has read it anew.
+                    if not self._same_run(worker, before):
+                        mirror.drop(worker)
+                        self._known.discard(worker)
                 return None
         return stale
+
+    def _same_run(self, worker: str, before: Told) -> bool:
+        was, now = before.progress.get(worker), self._told.progress.get(worker)
+        return was is not None and now is not None and was[0] == now[0]

@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 from baton.state.board import LeaseBoard
+from baton.state.fleet import Fleet
 from baton.state.index import PrefixIndex
 from baton.state.link import Link
 from baton.state.reader import EventReader
@@ -52,7 +53,7 @@ class Dropped(Message, frozen=True, tag=2, array_like=True):
 
 
 class Told(Message, frozen=True, tag=3, array_like=True):
-    """How the feed is. The first one of a connection ends what is held at its beginning."""
+    """How the feed is."""
 
     progress: dict[str, tuple[str, int, bool]]
     """Of each worker: incarnation, number of the last entry read, whether none before it is missing."""
@@ -60,6 +61,8 @@ class Told(Message, frozen=True, tag=3, array_like=True):
     entries: int
     gaps: int
     resyncs: int
+    looked: bool
+    """It knows who lives: of whom it has not spoken by then, it follows all in `progress` and nobody else."""
 
 
 FeedMessage = Reset | Applied | Dropped | Told
@@ -94,6 +97,7 @@ class IndexFeed:
         self._backlog_bytes = backlog_bytes
         self.index = PrefixIndex()
         self._board = LeaseBoard(link)
+        self._followed: Fleet | None = None
         self._reader = EventReader(link, self)
         self._socket = listening
         self._clock = link.clock
@@ -178,8 +182,12 @@ class IndexFeed:
             worker: (one.incarnation, one.sequence, one.synced)
             for worker, one in self._reader.progress.items()
         }
-        return _encoder.encode(Told(progress, health.read_s, health.entries, health.gaps, health.resyncs))
+        looked = self._board.looked and self._followed is self._board.fleet
+        return _encoder.encode(
+            Told(progress, health.read_s, health.entries, health.gaps, health.resyncs, looked)
+        )
 
     async def _follow(self) -> None:
         async for fleet, _ in self._board.watch():
             self._reader.follow((id, lease.incarnation) for id, lease in fleet.workers.items())
+            self._followed = fleet
