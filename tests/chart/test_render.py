@@ -8,7 +8,19 @@ import shlex
 
 import kubernetes_validate
 import pytest
-from tests.chart.charts import CHART, SWITCHES, Refused, every, find, kinds, lint, notes, render
+from tests.chart.charts import (
+    CHART,
+    SWITCHES,
+    Refused,
+    config,
+    every,
+    find,
+    kinds,
+    lint,
+    notes,
+    pod_specs,
+    render,
+)
 
 from baton.cli.smoke import parser as smoke_parser
 
@@ -125,6 +137,30 @@ def test_nvlink_gives_a_pod_all_device_files_and_one_visible_gpu() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_helm_lints_it_strictly(case: str) -> None:
     assert lint(CASES[case]) == []
+
+
+def test_what_yaml_would_read_otherwise_arrives_as_it_was_given() -> None:
+    values = {
+        "router": {"ingress": {"enabled": True, "hosts": ["*.example"]}},
+        "redis": {"embedded": {"maxMemory": "268435456"}},
+        "transfer": {"env": {"UCX_RNDV_THRESH": 1048576, "UCX_MEMTYPE_CACHE": True, "UCX_TLS": "tcp"}},
+        "tracing": {"otlpEndpoint": "http://[fd00::1]:4318"},
+        "model": {"names": ["8"]},
+        "loadtest": {"enabled": True},
+    }
+    objects = render(values)
+    (rule,) = find(objects, "Ingress", "demo-baton-router")["spec"]["rules"]
+    assert rule["host"] == "*.example"
+    pods = dict(pod_specs(objects))
+    assert "268435456" in pods["Deployment/demo-baton-redis"]["containers"][0]["command"]
+    for pod, given in (
+        ("Deployment/demo-baton-decode", {"UCX_RNDV_THRESH": "1048576", "UCX_MEMTYPE_CACHE": "true"}),
+        ("Deployment/demo-baton-decode", {"UCX_TLS": "tcp"}),
+        ("Job/demo-baton-loadtest-1", {"BATON_LOAD_MODEL": "8"}),
+    ):
+        env = {one["name"]: one.get("value") for one in pods[pod]["containers"][0]["env"]}
+        assert given.items() <= env.items()
+    assert config(objects, "decode")["trace"]["endpoint"] == "http://[fd00::1]:4318"
 
 
 def test_notes_can_be_typed_as_they_stand() -> None:

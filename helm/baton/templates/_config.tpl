@@ -23,7 +23,7 @@ state:
   url: {{ . }}
   {{- end }}
 {{- if .Values.tracing.otlpEndpoint }}
-trace: {endpoint: {{ .Values.tracing.otlpEndpoint }}, sample: {{ .Values.tracing.sample }}}
+trace: {endpoint: {{ .Values.tracing.otlpEndpoint | quote }}, sample: {{ .Values.tracing.sample }}}
 {{- end }}
 {{- end }}
 
@@ -85,7 +85,7 @@ handoff: {local_below: 8}
 {{- end }}
 
 {{- define "baton.config" -}}
-{{- $own := include (printf "baton.config.%s" .component) . | fromYaml -}}
+{{- $own := include (printf "baton.config.%s" .component) . | fromYaml -}}{{- with $own.Error }}{{ fail . }}{{ end -}}
 {{ mergeOverwrite $own (deepCopy .values.config) | toJson }}
 {{- end }}
 

@@ -118,7 +118,7 @@ topologySpreadConstraints:
 {{ toYaml $command }}
 {{- end }}
 
-{{- /* Secrets, and what only the pod knows of itself. Everything else is in the config file. */ -}}
+{{- /* Secrets, and what only the pod knows of itself. Everything else is in the config file. JSON keeps a number's digits. */ -}}
 {{- define "baton.env" -}}
 {{- $v := .root.Values -}}
 - {name: BATON_CONFIG, value: /run/baton/config/config.json}
@@ -142,7 +142,7 @@ topologySpreadConstraints:
 - {name: NVIDIA_IMEX_CHANNELS, value: "0"}
 {{- end }}
 {{- range $name, $value := $v.transfer.env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name }}, value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}}
 {{- end }}
 {{- end }}
 {{- with .values.extraEnv }}
