@@ -122,6 +122,10 @@ def test_a_change_restarts_the_component_that_it_concerns() -> None:
     assert _restarts({}, {"decode": {"replicas": 5}}) == []
     assert _restarts({}, {"commonLabels": {"a": "b"}}) == []
     assert _restarts({}, {"kv": {"pageSize": 32}}) == ["decode", "prefill"]
+    digest = "sha256:" + "0" * 64
+    assert _restarts({}, {"image": {"digests": {"router": digest}}}) == ["router"]
+    assert _restarts({}, {"image": {"digests": {"loadtest": digest}}}) == []
+    assert _restarts({}, {"image": {"digests": {"engine-cpu": digest}}}) == ["decode", "prefill"]
 
 
 def test_workers_carry_the_labels_that_other_tools_select() -> None:

@@ -3,7 +3,7 @@
 {{- /* All that decides what a page of KV holds. Pods of two generations never hand over to each other. */ -}}
 {{- define "baton.generation" -}}
 {{- $image := .Values.image -}}
-{{- $engine := list $image.digests (default .Chart.AppVersion $image.tag) .Values.prefill.image .Values.decode.image -}}
+{{- $engine := list (omit $image.digests "router" "loadtest") (default .Chart.AppVersion $image.tag) .Values.prefill.image .Values.decode.image -}}
 {{ list .Values.model .Values.kv .Values.device $engine | toJson | sha256sum | trunc 10 }}
 {{- end }}
 
