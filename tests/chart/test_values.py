@@ -25,6 +25,15 @@ TYPOS: list[dict[str, Any]] = [
     {"transfer": {"rdma": {"memlock": "root"}}},
     {"redis": {"url": "elsewhere:6379"}},
     {"modelCache": {"type": "s3"}},
+    {"modelCache": {"size": "100gi"}},
+    {"modelCache": {"size": "64ki"}},
+]
+
+TAKEN: list[dict[str, Any]] = [
+    {"redis": {"url": "rediss+sentinel://a:26379,b:26379/fleet"}},
+    {"redis": {"url": "rediss+cluster://a:6379"}},
+    {"decode": {"shmSize": "65536Ki"}},
+    {"decode": {"shmSize": "1.5Gi"}},
 ]
 
 RULES: dict[str, tuple[dict[str, Any], str]] = {
@@ -60,6 +69,11 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_schema_refuses_what_is_no_value(values: dict[str, Any]) -> None:
     with pytest.raises(Refused):
         render(values)
+
+
+@pytest.mark.parametrize("values", TAKEN, ids=json.dumps)
+def test_the_schema_takes_what_the_services_and_kubernetes_do(values: dict[str, Any]) -> None:
+    assert render(values)
 
 
 @pytest.mark.parametrize("rule", RULES)
