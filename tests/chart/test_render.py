@@ -106,6 +106,13 @@ def test_devices_follow_from_tensor_parallel() -> None:
         assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
 
 
+def test_a_gpu_without_a_resource_s_name_tolerates_no_taint() -> None:
+    """An empty key would be that of every taint: the control plane has one, and so has who keeps a node."""
+    objects = render({"device": "cuda", "decode": {"gpu": {"resourceName": "", "visibleDevices": "0"}}})
+    pod = find(objects, "Deployment", "demo-baton-decode")["spec"]["template"]["spec"]
+    assert "tolerations" not in pod
+
+
 def test_what_promises_nvlink_is_tested_for_it() -> None:
     for values, promised in (({"device": "cuda"}, False), (SWITCHES["nvlink"], True)):
         (container,) = find(render(values), "Pod", "demo-baton-test")["spec"]["containers"]

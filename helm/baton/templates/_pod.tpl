@@ -87,7 +87,7 @@ volumes: {{- include "baton.volumes" . | nindent 2 }}
 {{- /* Where a pod may run. */ -}}
 {{- define "baton.placing" -}}
 {{- $tolerations := .values.tolerations -}}
-{{- if and (ne .component "router") (eq .root.Values.device "cuda") -}}
+{{- if and (ne .component "router") (eq .root.Values.device "cuda") (.values.gpu | default dict).resourceName -}}
 {{- $tolerations = append $tolerations (dict "key" .values.gpu.resourceName "operator" "Exists" "effect" "NoSchedule") -}}
 {{- end }}
 topologySpreadConstraints:
