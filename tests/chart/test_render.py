@@ -123,6 +123,17 @@ def test_what_promises_nvlink_is_tested_for_it() -> None:
     assert not {"--fast-path", "--rounded"} & set(container["args"]), "on a CPU every token counts"
 
 
+def test_hand_overs_are_tested_where_there_is_a_prefill_pod_at_least() -> None:
+    hpa = {"enabled": True, "kind": "hpa"}
+    for prefill, expected in (
+        ({"replicas": 0}, False),
+        ({"replicas": 0, "autoscaling": hpa}, True),
+        ({"replicas": 2, "autoscaling": {**hpa, "minReplicas": 0}}, False),
+    ):
+        (container,) = find(render({"prefill": prefill}), "Pod", "demo-baton-test")["spec"]["containers"]
+        assert ("--no-handover" not in container["args"]) is expected
+
+
 def test_nvlink_gives_a_pod_all_device_files_and_one_visible_gpu() -> None:
     values = {"device": "cuda", "transfer": {"nvlink": {"enabled": True}}}
     pod = find(render(values), "Deployment", "demo-baton-decode")["spec"]["template"]["spec"]
