@@ -113,14 +113,20 @@ def test_a_gpu_without_a_resource_s_name_tolerates_no_taint() -> None:
     assert "tolerations" not in pod
 
 
-def test_what_promises_nvlink_is_tested_for_it() -> None:
-    for values, promised in (({"device": "cuda"}, False), (SWITCHES["nvlink"], True)):
+def test_what_promises_nvlink_or_rdma_is_tested_for_it() -> None:
+    both = {"device": "cuda", "transfer": {"nvlink": {"enabled": True}, "rdma": {"enabled": True}}}
+    for values, promised in (
+        ({"device": "cuda"}, ""),
+        (SWITCHES["nvlink"], "nvlink"),
+        (SWITCHES["rdma"], "rdma"),
+        (both, "nvlink"),
+    ):
         (container,) = find(render(values), "Pod", "demo-baton-test")["spec"]["containers"]
-        assert ("--fast-path" in container["args"]) is promised
-        assert "--rounded" in container["args"], "16 bits"
-        smoke_parser().parse_args(container["args"])
+        args = smoke_parser().parse_args(container["args"])
+        assert args.fast_path == promised and args.rounded, "16 bits"
     (container,) = find(render({}), "Pod", "demo-baton-test")["spec"]["containers"]
-    assert not {"--fast-path", "--rounded"} & set(container["args"]), "on a CPU every token counts"
+    args = smoke_parser().parse_args(container["args"])
+    assert not args.fast_path and not args.rounded, "on a CPU every token counts"
 
 
 def test_hand_overs_are_tested_where_there_is_a_prefill_pod_at_least() -> None:

@@ -41,6 +41,17 @@ def test_a_path_that_is_slower_than_it_should_be_fails() -> None:
         smoke.require_fast(paths("cuda_ipc/cuda", ok=0))
 
 
+@pytest.mark.parametrize("transport", ["rdma", "rc_mlx5/mlx5_0:1", "pcie", "less than nvlink", "same gpu"])
+def test_rdma_alone_leaves_pods_of_one_node_what_they_have(transport: str) -> None:
+    smoke.require_fast(paths(transport, ok=int("less" not in transport)), "rdma")
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tcp instead of pcie", "less than rdma", "rc_mlx5/x, tcp/eth0"])
+def test_tcp_is_no_path_where_rdma_was_promised(transport: str) -> None:
+    with pytest.raises(smoke.Failed, match=f"^RDMA was promised: p/1 over {transport};"):
+        smoke.require_fast(paths("rdma", transport), "rdma")
+
+
 def test_a_promise_that_nobody_has_tried_fails() -> None:
     with pytest.raises(smoke.Failed, match="no pair of pods"):
         smoke.require_fast(Figures())

@@ -42,6 +42,10 @@ CONNECTS = 4
 """Times that a connection is tried again, within some four seconds."""
 TIE = 0.25
 """Between log-probabilities of tokens that rounding may turn round: two steps of bf16 between 16 and 32."""
+NVLINK, RDMA = "nvlink", "rdma"
+"""What may be promised of paths."""
+WITHOUT_RDMA = ("tcp", "less than rdma")
+"""What stands in a transport's name where RDMA is not used, or not as it should be."""
 FAST = ("nvlink", "same gpu", "rdma", "cuda_ipc", "rc_", "dc_")
 """How the transports begin that are promised with NVLink or RDMA: in our words, and in UCX's."""
 
@@ -178,25 +182,29 @@ def prompt_beyond(below: int, tokenizer: Tokenizer) -> str:
     return text
 
 
-def _judge(pod: str, figures: Figures, promised: bool) -> None:
+def _judge(pod: str, figures: Figures, promised: str) -> None:
     for labels, rate in figures.each(RATE):
         if labels["direction"] == "write":
             _say(f"path {pod} → {labels['peer']}: {rate / 1e9:.1f} GB/s over {labels['transport']}")
     if slow := _slow(figures):
         _say(f"SLOWER than the hardware allows, see `baton doctor` in that pod: {', '.join(sorted(slow))}")
     if promised:
-        require_fast(figures)
+        require_fast(figures, promised)
 
 
-def require_fast(figures: Figures) -> None:
-    """Raises where pages travel, or would, by anything but NVLink or RDMA."""
+def require_fast(figures: Figures, promised: str = NVLINK) -> None:
+    """Raises where pages travel, or would, by anything but NVLink or RDMA. With RDMA alone, pods of one node
+    may have less than NVLink between them, and nobody TCP."""
     slow, paths = _slow(figures), [labels for labels, _ in figures.each(RATE)]
-    wrong = {
-        f"{one['peer']} over {one['transport']}" for one in paths if one["peer"] in slow or not _fast(one)
-    }
-    if wrong or not paths:
-        told = ", ".join(sorted(wrong)) or "no pair of pods has measured its path"
-        raise Failed(f"NVLink or RDMA was promised: {told}; `baton doctor` in a decode pod says why")
+    if promised == RDMA:
+        broken = [one for one in paths if any(word in one["transport"] for word in WITHOUT_RDMA)]
+    else:
+        broken = [one for one in paths if one["peer"] in slow or not _fast(one)]
+    if broken or not paths:
+        wrong = sorted({f"{one['peer']} over {one['transport']}" for one in broken})
+        told = ", ".join(wrong) or "no pair of pods has measured its path"
+        kind = "RDMA" if promised == RDMA else "NVLink or RDMA"
+        raise Failed(f"{kind} was promised: {told}; `baton doctor` in a decode pod says why")
 
 
 def _slow(figures: Figures) -> set[str]:
@@ -257,6 +265,9 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=120.0, help="how long all of it may take; default 120")
     add("--no-handover", dest="handover", action="store_false", help="there are no prefill pods")
     add("--rounded", action="store_true", help="weights of 16 bits: let rounding decide between equals")
-    add("--fast-path", action="store_true", help="fail where a path is not NVLink or RDMA")
+    add(
+        "--fast-path", nargs="?", const=NVLINK, default="", choices=[NVLINK, RDMA],
+        help="fail where a path is not NVLink or RDMA; rdma: where one is TCP, or RDMA and slow",
+    )  # fmt: skip
     add("--metrics-port", type=int, default=9000, help="of decode pods; default 9000")
     return parser
