@@ -112,3 +112,28 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     environ = {"PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environ)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["status", "--url", url] for url in ("http://localhost:abc", "http://[::1", "http://:80")),
+        ["status", "--pods", "a:b"],
+        ["top", "--count", "1", "--url", "localhost:abc"],
+        ["doctor", "--no-transfer", "--pods", "a:b"],
+        ["chat", "hello", "--url", "http://[::1"],
+        ["smoke", "--router", "http://localhost:abc", "--decode", "a:1", "--tokenizer", "t"],
+        ["bench", "online", "--url", "http://[::1"],
+        ["bench", "online", "--rate", "0"],
+        ["bench", "online", "--num-prompts", "0"],
+        ["bench", "online", "--json", "/nowhere/at/all.json"],
+        ["config", ":X"],
+        ["config", ".x:Y"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_typed_wrong_is_a_mistake_and_no_traceback(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"baton {words[0]}: ")

@@ -52,6 +52,12 @@ def test_tcp_is_no_path_where_rdma_was_promised(transport: str) -> None:
         smoke.require_fast(paths("rdma", transport), "rdma")
 
 
+def test_pods_are_found_by_either_kind_of_address() -> None:
+    with httpx.Client() as http:
+        for url in ("http://127.0.0.1:8000", "http://[::1]:8000"):
+            assert smoke.Asker(http, "", url, 0.0).pods() == [url]
+
+
 def test_a_promise_that_nobody_has_tried_fails() -> None:
     with pytest.raises(smoke.Failed, match="no pair of pods"):
         smoke.require_fast(Figures())

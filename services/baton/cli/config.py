@@ -60,7 +60,7 @@ def _find(name: str) -> type:
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InvalidSetting("NAME", f"cannot import {target}: {error}") from error
     if not (isinstance(found, type) and is_dataclass(found)):
         raise InvalidSetting("NAME", f"{target} is no settings class")

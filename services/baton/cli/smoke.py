@@ -27,6 +27,7 @@ import httpx
 
 from baton.cli.doctor.cluster import RATE, VERDICT
 from baton.cli.fleet.figures import Figures
+from baton.cli.typed import address
 from baton.core.errors import BatonError, DeadlineExceeded, WorkerDied
 from baton.openai import ServedModel, read_completion
 from baton.protocol import placed
@@ -117,10 +118,11 @@ class Asker:
         at = urlsplit(self.decode)
         assert at.hostname is not None
         found = socket.getaddrinfo(at.hostname, at.port or 80, type=socket.SOCK_STREAM)
-        return sorted("http://" + ":".join(map(str, address[4][:2])) for address in found)
+        pods = (str(one[4][0]) for one in found)
+        return sorted(str(httpx.URL(scheme="http", host=pod, port=at.port)) for pod in pods)
 
     def figures(self, pod: str) -> Figures:
-        at = f"http://{urlsplit(pod).hostname}:{self.metrics_port}/metrics"
+        at = httpx.URL(pod).copy_with(port=self.metrics_port, path="/metrics")
         return Figures.read(self.http.get(at).raise_for_status().text)
 
     def await_ready(self) -> list[str]:
@@ -145,7 +147,8 @@ def main(arguments: Sequence[str]) -> int:
     patient = httpx.HTTPTransport(retries=CONNECTS)
     with httpx.Client(timeout=args.seconds, headers=headers, transport=patient) as http:
         deadline = time.monotonic() + args.seconds
-        asker = Asker(http, args.router.rstrip("/"), args.decode, deadline, args.metrics_port)
+        router, decode = address(args.router, "router"), address(args.decode, "decode")
+        asker = Asker(http, router, decode, deadline, args.metrics_port)
         try:
             check(asker, args)
         except httpx.HTTPError as error:

@@ -18,7 +18,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,7 +25,8 @@ import numpy as np
 
 from baton.cli.bench.plot import page
 from baton.cli.bench.work import Range, Work
-from baton.core.errors import Failed, PeerLost
+from baton.cli.typed import address, output
+from baton.core.errors import Failed, InvalidSetting, PeerLost
 
 DEADLINE_S = 300.0
 """No request is waited for longer."""
@@ -54,15 +54,20 @@ class Seen:
 
 def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
+    args.url = address(args.url)
+    for name in ("rate", "num_prompts", "vocab"):
+        if not getattr(args, name) > 0:
+            raise InvalidSetting(name.replace("_", "-"), f"must be above 0, not {getattr(args, name)}")
+    files = {name: output(file, name) for name in ("json", "plot") if (file := getattr(args, name))}
     inputs, outputs = Range.parse(args.input_len, "input-len"), Range.parse(args.output_len, "output-len")
     work = Work.make(args.num_prompts, inputs, outputs, args.vocab, args.seed)
     seen = asyncio.run(_run(args, work))
     report = _report(args, seen)
     print(_table(report))
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
-    if args.plot:
-        Path(args.plot).write_text(page({args.url: report}), encoding="utf-8")
+    if "json" in files:
+        files["json"].write_text(json.dumps(report, indent=2) + "\n")
+    if "plot" in files:
+        files["plot"].write_text(page({args.url: report}), encoding="utf-8")
     if report["failed"]:
         raise Failed(f"{report['failed']} requests failed: {next(s.error for s in seen if s.error)}")
     return 0

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from baton.cli.typed import output
 from baton.core.errors import InvalidSetting
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#c026d3", "#dc2626", "#0891b2")
@@ -41,7 +42,7 @@ class Line:
 def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(arguments)
     reports = {Path(file).stem: _read(Path(file)) for file in args.reports}
-    Path(args.out).write_text(page(reports), encoding="utf-8")
+    output(args.out, "out").write_text(page(reports), encoding="utf-8")
     print(args.out)
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import httpx
 
+from baton.cli.typed import address
 from baton.core.errors import Failed, InvalidRequest, PeerLost, Refused
 
 CONNECT_S = 5.0
@@ -69,7 +70,7 @@ class Client:
     """Use as `with`."""
 
     def __init__(self, url: str, key: str, model: str, sampling: Sampling) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = address(url)
         self._model = model
         self._sampling = sampling
         timeout = httpx.Timeout(SILENT_S, connect=CONNECT_S)

@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from baton.cli.fleet.figures import Figures, together
+from baton.cli.typed import address
 from baton.core.errors import Forbidden, PeerLost, Unauthenticated
 from baton.state.lease import WorkerLease
 
@@ -88,9 +89,9 @@ def look(url: str, pods: Sequence[str], key: str = "") -> Picture:
     `key` is shown to the router alone, and only for what needs one."""
     with httpx.Client(timeout=PATIENCE_S) as http, ThreadPoolExecutor(AT_ONCE) as several:
         if pods:
-            seen = tuple(several.map(lambda address: sight(http, _address(address)), pods))
+            seen = tuple(several.map(lambda pod: sight(http, pod), [address(one, "pods") for one in pods]))
             return Picture(at=time.monotonic(), router=None, pods=seen)
-        front = sight(http, _address(url))
+        front = sight(http, address(url))
         if not front.reachable:
             raise PeerLost(
                 f"nothing answers on {front.address} ({front.detail}); is it running? `baton up` starts one"
@@ -105,20 +106,20 @@ def look(url: str, pods: Sequence[str], key: str = "") -> Picture:
         return Picture(at=time.monotonic(), router=front, pods=seen)
 
 
-def sight(http: httpx.Client, address: str) -> Sight:
+def sight(http: httpx.Client, at: str) -> Sight:
     try:
-        ready = http.get(f"{address}/readyz")
+        ready = http.get(f"{at}/readyz")
     except httpx.HTTPError as error:
-        return Sight(address=address, reachable=False, detail=str(error) or type(error).__name__)
+        return Sight(address=at, reachable=False, detail=str(error) or type(error).__name__)
     told = _json(ready)
-    lease = _get(http, f"{address}/lease")
+    lease = _get(http, f"{at}/lease")
     return Sight(
-        address=address,
+        address=at,
         ready=ready.status_code == 200,
         detail="" if ready.status_code == 200 else str(told.get("message", f"HTTP {ready.status_code}")),
         told=told,
         lease=_lease(lease),
-        figures=_figures(http, _metrics_at(address, told)),
+        figures=_figures(http, _metrics_at(at, told)),
     )
 
 
@@ -130,16 +131,11 @@ def known(http: httpx.Client, lease: WorkerLease) -> Sight:
     return Sight(address=lease.http, ready=not lease.draining, lease=lease)
 
 
-def _address(text: str) -> str:
-    text = text.rstrip("/").removesuffix("/v1")
-    return text if "://" in text else f"http://{text}"
-
-
-def _metrics_at(address: str, told: dict[str, Any]) -> str:
+def _metrics_at(at: str, told: dict[str, Any]) -> str:
     """Where its metrics are: a pod says so when they have a port of their own. A router does not: it is asked
     through a Service, which has no such port."""
     port = told.get("metrics_port")
-    return str(httpx.URL(address).copy_with(port=port)) if isinstance(port, int) else address
+    return str(httpx.URL(at).copy_with(port=port)) if isinstance(port, int) else at
 
 
 def _check_let_in(answer: httpx.Response | None) -> None:
@@ -185,8 +181,8 @@ def _workers(answer: httpx.Response) -> list[WorkerLease]:
     return found
 
 
-def _figures(http: httpx.Client, address: str) -> Figures:
-    answer = _get(http, f"{address.rstrip('/')}/metrics")
+def _figures(http: httpx.Client, at: str) -> Figures:
+    answer = _get(http, f"{at.rstrip('/')}/metrics")
     if answer is None or answer.status_code != 200:
         return Figures()
     try:
