@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -12,6 +13,8 @@ import socket
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import httpx
 import pytest
@@ -20,8 +23,11 @@ from tests.running import Running
 from baton.cli.__main__ import main
 from baton.cli.up import parser
 from baton.cli.up.choice import Choice, Planned, plan
+from baton.cli.up.process import Process
+from baton.cli.up.run import _welcome
 from baton.cli.up.screen import Screen
 from baton.core.errors import InvalidSetting
+from baton.state.embedded import free_port
 
 
 def chosen(*words: str) -> Choice:
@@ -86,6 +92,10 @@ def test_each_pod_has_gpus_of_its_own() -> None:
         (["--decode", "0"], "decode: must be 1 or more"),
         (["--prefill", "0"], "pods that need none are --unified"),
         (["--tp", "0"], "tp: must be 1 or more"),
+        (["--port", "0"], "port: must be between 1 and 65535"),
+        (["--port", "65536"], "port: must be between 1 and 65535"),
+        (["--host", "no-such-host.invalid"], "host: no-such-host.invalid is no address"),
+        (["--host", "192.0.2.1"], "host: 192.0.2.1 is no address of this machine"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +127,41 @@ def test_the_status_stays_below_the_log() -> None:
     screen.status("decode-0: weights")
     screen.line("router", "listening")
     assert plain.getvalue() == "router   listening\n"
+
+
+class _Ready(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+def test_a_router_is_asked_where_it_listens() -> None:
+    """Not on the loopback's usual address, where nobody would ever answer."""
+    with HTTPServer(("127.0.0.2", 0), _Ready) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        router = planned("--host", "127.0.0.2", "--port", str(server.server_port))[-1]
+
+        async def asked() -> str:
+            async with httpx.AsyncClient() as http:
+                return await Process(router, print).progress(http)
+
+        assert asyncio.run(asked()) == ""
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://localhost:8000/"),
+        ("0.0.0.0", "http://localhost:8000/"),
+        ("192.0.2.1", "http://192.0.2.1:8000/"),
+        ("::1", "http://[::1]:8000/"),
+        ("::", "http://[::1]:8000/"),
+    ],
+)
+def test_what_it_prints_to_try_names_where_the_router_listens(host: str, url: str) -> None:
+    assert url in _welcome(chosen("--host", host), 2, 1.0)
 
 
 # ---- running ----
@@ -160,7 +205,7 @@ def test_a_model_that_is_not_there_is_said_with_its_reason() -> None:
         "up",
         "--unified",
         "--port",
-        "0",
+        str(free_port()),
         "--model",
         "./no-such-model",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -50,6 +51,14 @@ class Choice:
                 raise InvalidSetting(name, f"must be 1 or more, not {getattr(self, name)}")
         if self.prefill < 0 or (self.prefill == 0 and not self.unified):
             raise InvalidSetting("prefill", "must be 1 or more; pods that need none are --unified")
+        if not 1 <= self.port <= 65535:
+            raise InvalidSetting("port", f"must be between 1 and 65535, not {self.port}")
+
+    @property
+    def at(self) -> str:
+        """Where the router answers on this machine, for a URL."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
 
     @property
     def always_hands_over(self) -> bool:
@@ -71,6 +80,7 @@ class Planned:
     words: tuple[str, ...]
     port: int
     """Where it answers /readyz."""
+    host: str = "127.0.0.1"
     gpus: tuple[str, ...] | None = None
     """As CUDA_VISIBLE_DEVICES names them; None leaves it alone."""
 
@@ -99,7 +109,13 @@ def plan(choice: Choice, redis_url: str, gpus: Sequence[str], ports: Iterator[in
             )
         )
     found.append(
-        Planned(name="router", module="baton.router", words=_router(choice, redis_url), port=choice.port)
+        Planned(
+            name="router",
+            module="baton.router",
+            words=_router(choice, redis_url),
+            port=choice.port,
+            host=choice.at,
+        )
     )
     return found
 
@@ -155,10 +171,20 @@ def free_ports() -> Generator[int, None, None]:
 
 
 def refuse_taken(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    try:
+        ((family, kind, _, _, address), *_) = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise InvalidSetting("host", f"{host} is no address here ({error.strerror})") from error
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidSetting("host", f"{host} is no address of this machine") from error
+            if error.errno == errno.EACCES:
+                raise InvalidSetting("port", f"{port} is for others ({error.strerror})") from error
             why = f"{port} is taken ({error.strerror}); end what listens there, or choose another with --port"
             raise InvalidSetting("port", why) from error

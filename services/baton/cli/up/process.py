@@ -99,7 +99,9 @@ class Process:
     async def progress(self, http: httpx.AsyncClient) -> str:
         """Empty when it is ready; else how far it is, in words."""
         try:
-            answer = await http.get(f"http://127.0.0.1:{self.planned.port}/readyz", timeout=PATIENCE_S)
+            answer = await http.get(
+                f"http://{self.planned.host}:{self.planned.port}/readyz", timeout=PATIENCE_S
+            )
             told = answer.json()
         except (httpx.HTTPError, ValueError):
             return "starting"

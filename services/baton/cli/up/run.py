@@ -138,7 +138,7 @@ def _gpus() -> list[str]:
 
 
 def _welcome(choice: Choice, pods: int, seconds: float) -> str:
-    url = f"http://localhost:{choice.port}"
+    url = f"http://{'localhost' if choice.at == '127.0.0.1' else choice.at}:{choice.port}"
     asked = {
         "model": choice.name,
         "messages": [{"role": "user", "content": "What is a prefill pod?"}],
