@@ -194,6 +194,11 @@ def test_what_kubernetes_adds_for_services_is_no_setting(name: str, text: str) -
     assert load(Service, environ={name: text}).settings == Service()
 
 
+@pytest.mark.parametrize("name", ["BATON_API_KEY", "BATON_KEY_FILE"])
+def test_what_commands_are_told_in_the_same_shell_is_no_setting(name: str) -> None:
+    assert load(Service, environ={name: "sk-1"}).settings == Service()
+
+
 def test_a_misspelt_port_is_not_taken_for_kubernetes() -> None:
     assert "did you mean BATON_PORT?" in _error(environ={"BATON_PROT": "80"})
     assert "BATON_ROUTER_PORT" in _error(environ={"BATON_ROUTER_PORT": "80"})

@@ -23,6 +23,10 @@ from baton.core.suggest import hint as suggestion
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 """What Kubernetes puts into every pod for each Service: BATON_ROUTER_PORT=tcp://10.1.2.3:80 and its like."""
 
+OF_COMMANDS = frozenset({"CONFIG", "API_KEY", "KEY_FILE"})
+"""Variables with the prefix that are no settings: which file, and whose key commands show a router. A shell
+that has them starts services as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -42,13 +46,13 @@ def from_file(schema: type, path: Path) -> dict[str, Given]:
 
 
 def from_environment(leaves: Iterable[Leaf], environ: Mapping[str, str], prefix: str) -> dict[str, Given]:
-    """Variables with the prefix. `PREFIX_CONFIG` names the file and is the caller's."""
+    """Variables with the prefix, but for those of commands."""
     known = {leaf.variable(prefix): leaf.path for leaf in leaves}
     given: dict[str, Given] = {}
     for name, text in environ.items():
         if (
             not name.startswith(f"{prefix}_")
-            or name == f"{prefix}_CONFIG"
+            or name.removeprefix(f"{prefix}_") in OF_COMMANDS
             or _is_service_link(name, text, known)
         ):
             continue
