@@ -170,6 +170,24 @@ def test_whatever_redis_suffers_no_living_worker_is_lost() -> None:
     each_at_once(story, ["flush", "restart", "stop", "pause"])
 
 
+def test_a_redis_that_takes_no_writes_ends_no_lease() -> None:
+    """Full, or a replica by now: leases cannot be renewed there, and who holds them is well."""
+
+    async def story() -> None:
+        async with linked() as (_, link), LeaseBoard(link, scan_s=0.05) as board, Worker(link) as worker:
+            await eventually(lambda: "w1" in board.fleet.workers)
+            await link.ask("CONFIG", "SET", "maxmemory", "1")
+            await eventually(lambda: worker.keeper.health.standing is Standing.LAPSED)
+            await always(lambda: "w1" in board.fleet.workers, 1.5 * EXPIRY_S)
+            await link.ask("CONFIG", "SET", "maxmemory", "0")
+            await eventually(lambda: worker.keeper.health.standing is Standing.HELD)
+            await always(lambda: "w1" in board.fleet.workers, EXPIRY_S)
+            await worker.crash()
+            await eventually(lambda: not board.fleet.workers)
+
+    asyncio.run(story())
+
+
 def test_who_dies_while_redis_is_away_is_found_out_afterwards() -> None:
     async def story() -> None:
         async with linked() as (redis, link), LeaseBoard(link, scan_s=0.05) as board:

@@ -127,7 +127,9 @@ class LeaseBoard:
 
     async def _scan(self) -> None:
         keys, garbled = self._link.keys, set[str]()
-        names = await self._link.ask("SMEMBERS", keys.workers)
+        # A Redis that is full, or a replica by now, answers questions and renews no lease: nobody's silence
+        # counts there either. Writing nothing is refused by one as any other write.
+        _, names = await self._link.ask_all([("SETRANGE", keys.nothing, 0, b""), ("SMEMBERS", keys.workers)])
         members = {name.decode(errors="replace") for name in names}
         ids = sorted(members | self._sightings.known)
         beats = await self._read(ids, keys.lease, read_beat, garbled)

@@ -27,6 +27,11 @@ class Keys:
         return self._fleet("nudges")
 
     @property
+    def nothing(self) -> str:
+        """Never there: by writing nothing to it a reader learns whether Redis takes writes."""
+        return self._fleet("nothing")
+
+    @property
     def loads(self) -> str:
         """Hash: router id → what that router has in flight."""
         return self._fleet("loads")
