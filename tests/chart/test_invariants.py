@@ -141,6 +141,14 @@ def test_gpu_workers_roll_without_a_spare_gpu() -> None:
         assert strategy["rollingUpdate"] == {"maxSurge": surge, "maxUnavailable": 1 - surge}
 
 
+def test_a_rollout_is_given_the_time_of_a_drain_and_a_start() -> None:
+    """Without a spare GPU a new pod starts when an old one has ended, which is no lack of progress."""
+    values = {"device": "cuda", "router": {"drainSeconds": 3600}, "decode": {"drainSeconds": 3600}}
+    deployment = find(render(values), "Deployment", "demo-baton-decode")["spec"]
+    grace = deployment["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > 3600 and deployment["progressDeadlineSeconds"] > grace + 1800
+
+
 def _seen(pod: dict[str, Any]) -> tuple[str, set[str], set[str]]:
     """Of a pod's one container: HF_HOME, the names in its environment, and where volumes are."""
     (container,) = pod["containers"]

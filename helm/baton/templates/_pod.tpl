@@ -19,7 +19,7 @@ spec:
   {{- if not .values.autoscaling.enabled }}
   replicas: {{ .values.replicas }}
   {{- end }}
-  progressDeadlineSeconds: {{ add .values.startupSeconds 120 }}
+  progressDeadlineSeconds: {{ add (include "baton.grace" .) .values.startupSeconds 120 }}
   strategy:
     {{- if .values.strategy }}
     {{- toYaml .values.strategy | nindent 4 }}
