@@ -188,6 +188,19 @@ def test_the_other_commands_see_it(running: Running, capsys: pytest.CaptureFixtu
     assert re.search(r"ok    path decode-\d ↔ prefill-0/0: [\d.]+ GB/s", capsys.readouterr().out)
 
 
+def test_its_redis_is_started_again(running: Running) -> None:
+    """Without one, a pod that is started again would never be found."""
+
+    def redis() -> list[int]:
+        return [pid for pid, words in running.family().items() if "redis-server" in words]
+
+    (before,) = redis()
+    os.kill(before, signal.SIGKILL)
+    running.until(lambda: "Redis has died; it is started again" in running.log)
+    running.until(lambda: len(now := redis()) == 1 and now != [before])
+    running.until(lambda: main(["status", "--url", running.url]) == 0)
+
+
 def test_bench_measures_it_and_draws(
     running: Running, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,9 +37,8 @@ async def run(choice: Choice) -> int:
     began, screen = time.monotonic(), Screen(sys.stdout)
     stop = _stop_asked()
     async with AsyncExitStack() as stack:
-        redis_url = choice.redis_url
-        if not redis_url:
-            redis_url = (await stack.enter_async_context(EmbeddedRedis())).url
+        redis = None if choice.redis_url else await stack.enter_async_context(EmbeddedRedis())
+        redis_url = redis.url if redis is not None else choice.redis_url
         ports = free_ports()
         planned = plan(choice, redis_url, _gpus(), ports)
         ports.close()
@@ -50,7 +49,7 @@ async def run(choice: Choice) -> int:
             await one.start()
         if await _ready(processes, screen, stop):
             screen.say(_welcome(choice, len(planned) - 1, time.monotonic() - began))
-            await _watch(processes, screen, stop)
+            await _watch(processes, redis, screen, stop)
     return 0
 
 
@@ -88,10 +87,15 @@ def _check(processes: Sequence[Process]) -> None:
             raise WorkerDied(f"{one.name} ended with status {one.status}: {one.last_words()}")
 
 
-async def _watch(processes: Sequence[Process], screen: Screen, stop: asyncio.Event) -> None:
-    """Until told to stop. A pod that dies is started again, as a cluster would; without a router there is
-    nothing left to see."""
+async def _watch(
+    processes: Sequence[Process], redis: EmbeddedRedis | None, screen: Screen, stop: asyncio.Event
+) -> None:
+    """Until told to stop. A pod or a Redis of ours that dies is started again, as a cluster would; without a
+    router there is nothing left to see."""
     while not stop.is_set():
+        if redis is not None and not redis.running:
+            screen.say("Redis has died; it is started again")
+            await redis.start()
         for one in processes:
             if one.running:
                 continue
