@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tests.state.simulated import link_to
 
-from baton.core.errors import StateUnreachable
-from baton.state import EmbeddedRedis, Link, StateSettings
+from baton.core.errors import DeadlineExceeded, StateUnreachable
+from baton.state import EmbeddedRedis, Link, StateSettings, embedded
 
 OWNER = """
 import asyncio, sys
@@ -66,6 +66,18 @@ def test_it_asks_for_its_password() -> None:
                 with pytest.raises(StateUnreachable, match=r"(?i)auth"):
                     await link.ask("PING")
             assert "sesame" not in repr(redis) + repr(StateSettings(url=redis.url)) + repr(link_to(redis))
+
+    asyncio.run(story())
+
+
+def test_one_that_does_not_answer_in_time_is_a_failure_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "START_DEADLINE_S", 0.0)
+
+    async def story() -> None:
+        redis = EmbeddedRedis()
+        with pytest.raises(DeadlineExceeded, match="redis-server did not answer"):
+            await redis.start()
+        assert not redis.running
 
     asyncio.run(story())
 

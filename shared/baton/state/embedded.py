@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from baton.core.errors import Misconfigured
+from baton.core.errors import DeadlineExceeded, Misconfigured
 
 START_DEADLINE_S = 15.0
 STOP_DEADLINE_S = 3.0
@@ -98,6 +98,9 @@ class EmbeddedRedis:
                     if await self._answers(port):
                         self._port = port
                         return
+            except TimeoutError as error:
+                await self.kill()
+                raise DeadlineExceeded(f"{server} did not answer in {START_DEADLINE_S:.0f} s") from error
             except BaseException:
                 await self.kill()
                 raise
