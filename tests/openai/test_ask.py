@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from baton.core.errors import InvalidField, InvalidRequest, UnknownField, UnknownModel, UnsupportedField
@@ -380,6 +381,21 @@ def test_what_is_known_and_not_served_is_refused_clearly(
         chat(model, **{field: value})
     assert says in str(caught.value)
     assert (caught.value.status, caught.value.code) == (400, "unsupported_value")
+
+
+@pytest.mark.parametrize("field", ["top_k", "min_tokens", "priority"])
+def test_numbers_are_those_that_can_be_sent_to_pods(model: ServedModel, field: str) -> None:
+    most = 2**63 - 1
+    asked = chat(model, **{field: most})
+    assert msgspec.msgpack.encode((asked.shape, asked.requests(16, "model")))
+    for wrong in (most + 1, 10**30, -most - 2):
+        with pytest.raises(InvalidField, match=field):
+            chat(model, **{field: wrong})
+
+
+def test_where_scores_begin_is_a_number_that_can_be_sent_to_pods(model: ServedModel) -> None:
+    with pytest.raises(InvalidField, match="logprob_start_len"):
+        generate(model, text="hi", return_logprob=True, logprob_start_len=10**30)
 
 
 def test_completions_refuse_what_they_would_drop(model: ServedModel) -> None:

@@ -8,7 +8,7 @@ types are checked here, ranges where a value is used. A field that is known and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -63,6 +63,10 @@ _ASKS_NOTHING: tuple[Any, ...] = (None, False, "", [], {}, ["text"])
 """["text"] is what `modalities` may say."""
 
 
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""JSON has numbers of any length, the messages between pods have none beyond these. A seed may be larger."""
+
+
 class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of all bodies."""
 
@@ -89,8 +93,8 @@ class SampledBody(Body, kw_only=True):
     """What both of OpenAI's endpoints share, and the extras of vLLM and SGLang."""
 
     model: str | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Int | None = None
+    n: Int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
@@ -102,21 +106,21 @@ class SampledBody(Body, kw_only=True):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
 
-    top_k: int | None = None
+    top_k: Int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    min_tokens: int | None = None
+    min_tokens: Int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     no_stop_trim: bool = False
     """SGLang's name for include_stop_str_in_output."""
-    prompt_logprobs: int | None = None
+    prompt_logprobs: Int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     """Name tokens in log-probabilities "token_id:123"."""
-    priority: int = 0
+    priority: Int = 0
     cache_salt: str | None = None
     request_id: str | None = None
     rid: str | None = None
@@ -158,9 +162,9 @@ class ChatRequest(SampledBody, kw_only=True):
     """POST /v1/chat/completions"""
 
     messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Int | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -195,8 +199,8 @@ class CompletionRequest(SampledBody, kw_only=True):
     prompt: Any
     """Text, token ids, or a list of either; `prompt` tells them apart."""
     echo: bool = False
-    best_of: int | None = None
-    logprobs: int | None = None
+    best_of: Int | None = None
+    logprobs: Int | None = None
     add_special_tokens: bool = True
 
     prompt_embeds: Any = None
@@ -206,12 +210,12 @@ class CompletionRequest(SampledBody, kw_only=True):
 class GenerateSampling(Body, kw_only=True):
     """`sampling_params` of /generate."""
 
-    max_new_tokens: int | None = 128
-    min_new_tokens: int = 0
-    n: int | None = None
+    max_new_tokens: Int | None = 128
+    min_new_tokens: Int = 0
+    n: Int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int | None = None
     min_p: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
@@ -241,12 +245,12 @@ class GenerateRequest(Body, kw_only=True):
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
     stream: bool = False
     return_logprob: bool = False
-    top_logprobs_num: int = 0
-    logprob_start_len: int = -1
+    top_logprobs_num: Int = 0
+    logprob_start_len: Int = -1
     """Prompt log-probabilities from this token on; -1 for none of them."""
     return_text_in_logprobs: bool = False
     rid: str | None = None
-    priority: int = 0
+    priority: Int = 0
     cache_salt: str | None = None
 
     audio_data: Any = None
