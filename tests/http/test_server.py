@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from baton.core.errors import BatonError, Cancelled, InvalidSetting, QueueFull
+from baton.core.errors import BatonError, BodyTooLarge, Cancelled, InvalidSetting, QueueFull
 from baton.http import HttpServer, HttpSettings, Reply, application, expect, read_body, while_present
 
 SETTINGS = HttpSettings(
@@ -193,6 +193,15 @@ def test_a_body_that_is_announced_too_large_is_not_awaited() -> None:
         assert await reader.read() == b""
 
     run(talk)
+
+
+def test_a_length_of_thousands_of_digits_is_a_large_one() -> None:
+    async def nothing() -> Message:
+        raise AssertionError("it was refused before it was read")
+
+    scope = {"headers": [(b"content-length", b"0" * 5000 + b"5")]}
+    with pytest.raises(BodyTooLarge, match="the most is 100000"):
+        asyncio.run(read_body(scope, nothing, SETTINGS))
 
 
 def test_a_client_that_sends_it_all_the_same_still_reads_the_answer() -> None:

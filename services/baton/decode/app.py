@@ -38,7 +38,7 @@ from baton.decode.settings import DecodeSettings
 from baton.decode.stream import Generation, events
 from baton.decode.work import Work, of_asked, of_placed
 from baton.http import Doors, Exchange, Post, application
-from baton.http.body import header
+from baton.http.body import header, is_number
 from baton.http.reply import Header
 from baton.membership import lease_endpoint
 from baton.openai import (
@@ -223,8 +223,8 @@ class App:
     async def _handoffs(self, request: HttpRequest) -> Response:
         """The last hand-overs after the one numbered `after`, and what the cache has saved so far."""
         after = request.query_params.get("after", "0")
-        if not after.isdecimal():
-            raise InvalidField("after", f"need a number, not {after!r}")
+        if not is_number(after, 10**18):
+            raise InvalidField("after", f"need a number, not {after[:40]!r}")
         front, meters = self.pod.front, self.meters
         told = front.landings(int(after)) if isinstance(front, Receiver) else {"last": 0, "landed": []}
         totals = {"prompt_tokens": meters.tokens("prompt"), "cached_tokens": meters.tokens("cached")}

@@ -12,10 +12,18 @@ from starlette.types import Receive, Scope
 from baton.core.errors import BodyTooLarge, Cancelled, InvalidRequest, TooSlow, WrongContentType
 from baton.http.settings import HttpSettings
 
+_DIGITS = 18
+_SHOWN = 40
+
 
 def header(scope: Scope, name: bytes) -> str | None:
     """A request header's first value."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+def is_number(given: str, most: int) -> bool:
+    """A count up to `most`. Python reads no number of thousands of digits, which a header may have."""
+    return given.isdecimal() and len(given) <= _DIGITS and int(given) <= most
 
 
 def expect(scope: Scope, wanted: str = "application/json") -> None:
@@ -31,8 +39,8 @@ def expect(scope: Scope, wanted: str = "application/json") -> None:
 async def read_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
     limit = settings.max_body_bytes
     announced = header(scope, b"content-length")
-    if announced is not None and (not announced.isdecimal() or int(announced) > limit):
-        raise BodyTooLarge(f"the body has {announced} bytes; the most is {limit}")
+    if announced is not None and not is_number(announced, limit):
+        raise BodyTooLarge(f"the body has {announced[:_SHOWN]} bytes; the most is {limit}")
     parts: list[bytes] = []
     size = 0
     try:

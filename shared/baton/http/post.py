@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from baton.core.clock import Clock
 from baton.core.errors import BatonError, Cancelled, DeadlineExceeded, InvalidField, InvalidRequest, Refused
 from baton.core.ids import request_id
-from baton.http.body import expect, header, read_body
+from baton.http.body import expect, header, is_number, read_body
 from baton.http.reply import Header, Reply
 from baton.http.settings import HttpSettings
 from baton.http.straight import straight_of
@@ -32,8 +32,6 @@ log = logging.getLogger("baton.requests")
 DEADLINE_HEADER = "x-baton-deadline-ms"
 """How long the client will wait: a duration, since no two clocks agree."""
 LONGEST_ID = 128
-LONGEST_NUMBER = 20
-"""Digits; Python reads no more than 4,300."""
 
 Guest = TypeVar("Guest")
 """What a service knows of a request that it let in, before it has read it."""
@@ -186,6 +184,6 @@ def _deadline(scope: Scope, most: float) -> float:
     given = header(scope, DEADLINE_HEADER.encode())
     if given is None:
         return most
-    if not given.isdecimal() or len(given) > LONGEST_NUMBER or not 1 <= int(given) <= 10**9:
-        raise InvalidField(DEADLINE_HEADER, f"need a number of milliseconds, not {given[:80]!r}")
+    if not is_number(given, 10**9) or int(given) < 1:
+        raise InvalidField(DEADLINE_HEADER, f"need a number of milliseconds, not {given[:LONGEST_ID]!r}")
     return min(most, int(given) / 1000)
