@@ -342,6 +342,7 @@ def test_a_wrong_field_of_completions_is_named(
         ({"text": ["a"], "sampling_params": [{"stop": [1]}]}, "sampling_params[0].stop[0]", "Expected"),
         ({"text": ["a"], "sampling_params": [{}, {}]}, "sampling_params", "2 of them for 1"),
         ({"text": ["a", "b"], "sampling_params": [{"n": 2}, {}]}, "sampling_params", "n must be the same"),
+        ({"text": ["a"] * 20, "sampling_params": {"n": 100}}, "sampling_params.n", "exceed 1024 choices"),
         ({"text": "a", "return_logprob": True, "top_logprobs_num": 21}, "top_logprobs_num", "between"),
         ({"text": "a", "image_data": "x"}, "image_data", "only text"),
     ],

@@ -122,6 +122,7 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
     request.check_served()
     prompts = generate_prompts(request, model)
     sampling = _generate_sampling(request, model, len(prompts))
+    _check_choices(len(prompts), sampling[0].n, "sampling_params.n")
     field = "text" if request.input_ids is None else "input_ids"
     for prompt, one in zip(prompts, sampling, strict=True):
         _check(model, prompt, one, field)
@@ -168,8 +169,7 @@ def _asked(
     prompts: tuple[Prompt, ...],
     sampling: SamplingParams,
 ) -> Asked:
-    if len(prompts) * sampling.n > MAX_PROMPTS:
-        raise InvalidField("n", f"{len(prompts)} prompts times n {sampling.n} exceed {MAX_PROMPTS} choices")
+    _check_choices(len(prompts), sampling.n, "n")
     for prompt in prompts:
         _check(model, prompt, sampling, field)
     options = request.stream_options
@@ -221,6 +221,11 @@ def _generate_sampling(
     if len({one.n for one in made}) > 1:
         raise InvalidField("sampling_params", "n must be the same for every prompt")
     return tuple(made)
+
+
+def _check_choices(prompts: int, n: int, field: str) -> None:
+    if prompts * n > MAX_PROMPTS:
+        raise InvalidField(field, f"{prompts} prompts times n {n} exceed {MAX_PROMPTS} choices")
 
 
 def _check(model: ServedModel, prompt: Prompt, sampling: SamplingParams, field: str) -> None:
