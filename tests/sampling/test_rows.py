@@ -27,6 +27,7 @@ def fresh(row: int, tokens: list[int], prompt: int, **sampling: object) -> Fresh
     [
         ({}, Need.NOISE),
         ({"temperature": 0.0}, Need(0)),
+        ({"temperature": 1e-6}, Need(0)),
         ({"top_k": 1}, Need(0)),
         ({"temperature": 0.0, "top_p": 0.5, "min_p": 0.1, "top_k": 7}, Need(0)),
         ({"top_k": 7}, Need.NOISE | Need.FILTER),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.sampling.reference import bent, distribution, log_softmax
 
+from baton.core.errors import InvalidField
 from baton.core.types import SamplingParams
 from baton.sampling.fresh import Fresh
 from baton.sampling.rows import SamplingRows
@@ -56,6 +57,22 @@ def shares(logits: Sequence[float], sampling: dict[str, object], **so_far: Seque
     lines = [Line(i, SamplingParams(seed=i, **sampling), **so_far) for i in range(DRAWS)]  # type: ignore[arg-type]
     tokens = sample(sampler(lines), lines, torch.tensor([list(logits)] * DRAWS)).tokens
     return torch.bincount(tokens, minlength=len(logits)).tolist()
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-38, 1e-6, 1.1e-5])
+def test_next_to_no_temperature_is_none(temperature: float) -> None:
+    line = Line(0, SamplingParams(temperature=temperature, seed=3))
+    logits = torch.tensor([[40.0, 3.0, 41.0, 40.9, 7.0] + [0.0] * 11])
+    assert sample(sampler([line]), [line], logits).tokens.tolist() == [2]
+
+
+def test_the_least_repetition_penalty_leaves_finite_logits() -> None:
+    with pytest.raises(InvalidField, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=1e-30)
+    least = {"repetition_penalty": 0.01, "temperature": 1e-4, "top_p": 0.5, "seed": 3}
+    line = Line(0, SamplingParams(**least), prompt=(2, 3))  # type: ignore[arg-type]
+    logits = torch.tensor([[40.0, 3.0, 41.0, 40.9, 7.0] + [0.0] * 11])
+    assert sample(sampler([line]), [line], logits).tokens.tolist() == [2]
 
 
 def check(counts: Sequence[int], expected: Sequence[float]) -> None:

@@ -15,6 +15,10 @@ MAX_TOP_LOGPROBS = 20
 """The most alternatives per token that a client may ask for (OpenAI's limit)."""
 
 
+COLDEST = 1e-5
+"""Below this temperature the likeliest token is taken: logits divided by less are infinite before long."""
+
+
 class Finish(StrEnum):
     """Why a sequence ended. Every sequence ends in exactly one of these."""
 
@@ -37,7 +41,7 @@ class SamplingParams:
     min_tokens: int = 0
     """End-of-sequence and stop tokens are impossible before this many were generated."""
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 is greedy, and so is what is next to it."""
     top_p: float = 1.0
     top_k: int = 0
     """0 or -1 keeps all."""
@@ -79,7 +83,8 @@ class SamplingParams:
         need(self.seed is None or -(2**63) <= self.seed < 2**64, "seed", "a 64-bit number")
         need(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
         need(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
-        need(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0 and at most 10")
+        # What a logit is divided by: with next to nothing it is infinite, and the answer is noise.
+        need(0.01 <= self.repetition_penalty <= 10.0, "repetition_penalty", "between 0.01 and 10")
         need(1 <= self.n <= 128, "n", "between 1 and 128")
         for name in ("logprobs", "prompt_logprobs"):
             k = getattr(self, name)
@@ -95,7 +100,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature < COLDEST or self.top_k == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
