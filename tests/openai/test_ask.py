@@ -9,6 +9,7 @@ import pytest
 from baton.core.errors import InvalidField, InvalidRequest, UnknownField, UnknownModel, UnsupportedField
 from baton.core.types import SamplingParams
 from baton.openai import Asked, Endpoint, Prompt, ServedModel, read_chat, read_completion, read_generate
+from baton.openai.requests import ChatRequest, CompletionRequest, GenerateRequest, GenerateSampling
 from baton.tokens import page_identities, root_salt
 
 HI = [{"role": "user", "content": "hi"}]
@@ -77,11 +78,16 @@ def test_every_sampling_field_of_chat_arrives(model: ServedModel) -> None:
 
 
 def test_null_is_as_good_as_absent(model: ServedModel) -> None:
-    names = """temperature top_p top_k stop max_tokens n logit_bias stream stream_options seed logprobs
-    top_logprobs tools tool_choice response_format user guided_json audio"""
-    nothing = dict.fromkeys(names.split())
-    assert chat(model, **nothing) == chat(model)
-    assert complete(model, suffix=None, best_of=None, logprobs=None, echo=False) == complete(model)
+    assert chat(model, **_nothing(ChatRequest, "messages")) == chat(model)
+    assert complete(model, **_nothing(CompletionRequest, "prompt")) == complete(model)
+    assert generate(model, text="hi", **_nothing(GenerateRequest, "text")) == generate(model, text="hi")
+    # Here null is a length of its own.
+    sampling = _nothing(GenerateSampling, "max_new_tokens")
+    assert generate(model, text="hi", sampling_params=sampling) == generate(model, text="hi")
+
+
+def _nothing(kind: type[msgspec.Struct], *but: str) -> dict[str, None]:
+    return dict.fromkeys(name for name in kind.__struct_fields__ if name not in but)
 
 
 def test_harmless_fields_are_accepted(model: ServedModel) -> None:

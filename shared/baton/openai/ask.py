@@ -132,17 +132,17 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
         model=model.names[0],
         created=created,
         n=sampling[0].n,
-        stream=request.stream,
+        stream=bool(request.stream),
         batched=is_batch(request.text or request.input_ids),
-        logprob_text=request.return_text_in_logprobs,
-        logprob_start=max(0, request.logprob_start_len),
+        logprob_text=bool(request.return_text_in_logprobs),
+        logprob_start=max(0, request.logprob_start_len or 0),
     )
     return Asked(
         id=id,
         shape=shape,
         prompts=prompts,
         sampling=sampling,
-        priority=request.priority,
+        priority=request.priority or 0,
         cache_salt=request.cache_salt or "",
     )
 
@@ -182,7 +182,7 @@ def _asked(
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
         usage_in_chunks=bool(options and options.continuous_usage_stats),
-        echo=isinstance(request, CompletionRequest) and request.echo,
+        echo=isinstance(request, CompletionRequest) and bool(request.echo),
         return_token_ids=bool(request.return_token_ids),
         tokens_as_ids=bool(request.return_tokens_as_token_ids),
     )
@@ -191,7 +191,7 @@ def _asked(
         shape=shape,
         prompts=prompts,
         sampling=(sampling,) * len(prompts),
-        priority=request.priority,
+        priority=request.priority or 0,
         cache_salt=request.cache_salt or "",
     )
 

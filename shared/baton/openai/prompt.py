@@ -34,7 +34,7 @@ def chat_prompt(request: ChatRequest | TokenizeRequest, model: ServedModel) -> P
         tools=tools,
         documents=request.documents if isinstance(request, ChatRequest) else None,
         add_generation_prompt=not request.continue_final_message if asked is None else asked,
-        continue_final_message=request.continue_final_message,
+        continue_final_message=bool(request.continue_final_message),
         variables=_variables(request),
     )
     ids = model.tokenizer.encode(text, add_special=bool(request.add_special_tokens))
@@ -44,7 +44,7 @@ def chat_prompt(request: ChatRequest | TokenizeRequest, model: ServedModel) -> P
 
 
 def completion_prompts(request: CompletionRequest, model: ServedModel) -> tuple[Prompt, ...]:
-    return _prompts(request.prompt, "prompt", model, request.add_special_tokens)
+    return _prompts(request.prompt, "prompt", model, request.add_special_tokens is not False)
 
 
 def generate_prompts(request: GenerateRequest, model: ServedModel) -> tuple[Prompt, ...]:

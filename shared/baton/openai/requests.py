@@ -1,9 +1,9 @@
 """The bodies that clients may send, field by field, as OpenAI, vLLM and SGLang name them.
 
 `decode` fills these types; `sampling` and `prompt` read them. They hold only what the wire holds:
-types are checked here, ranges where a value is used. A field that is known and not served is listed in
-`REFUSED` with the reason that its caller is told; fields that change nothing for a single server
-(`user`, `metadata` and the like) are accepted and not read.
+types are checked here, ranges where a value is used. Null is as good as absent. A field that is known and
+not served is listed in `REFUSED` with the reason that its caller is told; fields that change nothing for a
+single server (`user`, `metadata` and the like) are accepted and not read.
 """
 
 from __future__ import annotations
@@ -111,16 +111,16 @@ class SampledBody(Body, kw_only=True):
     repetition_penalty: float | None = None
     min_tokens: Int | None = None
     stop_token_ids: list[int] | None = None
-    ignore_eos: bool = False
-    skip_special_tokens: bool = True
-    include_stop_str_in_output: bool = False
-    no_stop_trim: bool = False
+    ignore_eos: bool | None = False
+    skip_special_tokens: bool | None = True
+    include_stop_str_in_output: bool | None = False
+    no_stop_trim: bool | None = False
     """SGLang's name for include_stop_str_in_output."""
     prompt_logprobs: Int | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     """Name tokens in log-probabilities "token_id:123"."""
-    priority: Int = 0
+    priority: Int | None = 0
     cache_salt: str | None = None
     request_id: str | None = None
     rid: str | None = None
@@ -173,8 +173,8 @@ class ChatRequest(SampledBody, kw_only=True):
 
     add_generation_prompt: bool | None = None
     """True unless the final message is to be continued."""
-    continue_final_message: bool = False
-    add_special_tokens: bool = False
+    continue_final_message: bool | None = False
+    add_special_tokens: bool | None = False
     """Templates write the special tokens themselves."""
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -198,10 +198,10 @@ class CompletionRequest(SampledBody, kw_only=True):
 
     prompt: Any
     """Text, token ids, or a list of either; `prompt` tells them apart."""
-    echo: bool = False
+    echo: bool | None = False
     best_of: Int | None = None
     logprobs: Int | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
 
     prompt_embeds: Any = None
     suffix: Any = None
@@ -211,7 +211,7 @@ class GenerateSampling(Body, kw_only=True):
     """`sampling_params` of /generate."""
 
     max_new_tokens: Int | None = 128
-    min_new_tokens: Int = 0
+    min_new_tokens: Int | None = 0
     n: Int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -222,9 +222,9 @@ class GenerateSampling(Body, kw_only=True):
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    ignore_eos: bool = False
-    skip_special_tokens: bool = True
-    no_stop_trim: bool = False
+    ignore_eos: bool | None = False
+    skip_special_tokens: bool | None = True
+    no_stop_trim: bool | None = False
     logit_bias: dict[int, float] | None = None
     sampling_seed: int | None = None
     spaces_between_special_tokens: bool | None = None
@@ -243,14 +243,14 @@ class GenerateRequest(Body, kw_only=True):
     text: str | list[str] | None = None
     input_ids: Any = None
     sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None
-    stream: bool = False
-    return_logprob: bool = False
-    top_logprobs_num: Int = 0
-    logprob_start_len: Int = -1
+    stream: bool | None = False
+    return_logprob: bool | None = False
+    top_logprobs_num: Int | None = 0
+    logprob_start_len: Int | None = -1
     """Prompt log-probabilities from this token on; -1 for none of them."""
-    return_text_in_logprobs: bool = False
+    return_text_in_logprobs: bool | None = False
     rid: str | None = None
-    priority: Int = 0
+    priority: Int | None = 0
     cache_salt: str | None = None
 
     audio_data: Any = None
@@ -274,7 +274,7 @@ class TokenizeRequest(Body, kw_only=True):
     add_special_tokens: bool | None = None
     """True for a prompt, false for messages, unless told."""
     add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+    continue_final_message: bool | None = False
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
@@ -286,4 +286,4 @@ class DetokenizeRequest(Body, kw_only=True):
 
     model: str | None = None
     tokens: list[int]
-    skip_special_tokens: bool = False
+    skip_special_tokens: bool | None = False

@@ -76,19 +76,19 @@ def generate_sampling(
 ) -> SamplingParams:
     """`path` is where `given` was found in the request."""
     given.check_served(f"{path}.")
-    top = request.top_logprobs_num if request.return_logprob else None
-    wants_prompt = request.return_logprob and request.logprob_start_len >= 0
+    top = (request.top_logprobs_num or 0) if request.return_logprob else None
+    wants_prompt = request.return_logprob and _or(request.logprob_start_len, -1) >= 0
     renamed = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "seed": "sampling_seed"}
     names = {name: f"{path}.{renamed.get(name, name)}" for name in SamplingParams.__slots__}
     return _params(
         {**names, "logprobs": "top_logprobs_num", "prompt_logprobs": "top_logprobs_num"},
         **_tuned(given, defaults),
         max_tokens=given.max_new_tokens,
-        min_tokens=given.min_new_tokens,
+        min_tokens=given.min_new_tokens or 0,
         seed=given.sampling_seed,
         logprobs=top,
         prompt_logprobs=top if wants_prompt else None,
-        include_stop_str_in_output=given.no_stop_trim,
+        include_stop_str_in_output=bool(given.no_stop_trim),
     )
 
 
@@ -97,7 +97,7 @@ def _shared(request: SampledBody, defaults: SamplingDefaults) -> dict[str, Any]:
         **_tuned(request, defaults),
         "min_tokens": request.min_tokens or 0,
         "seed": request.seed,
-        "include_stop_str_in_output": request.include_stop_str_in_output or request.no_stop_trim,
+        "include_stop_str_in_output": bool(request.include_stop_str_in_output or request.no_stop_trim),
     }
 
 
@@ -111,9 +111,9 @@ def _tuned(given: SampledBody | GenerateSampling, defaults: SamplingDefaults) ->
         "logit_bias": tuple((given.logit_bias or {}).items()),
         "stop": (stop,) if isinstance(stop, str) else tuple(stop or ()),
         "stop_token_ids": tuple(given.stop_token_ids or ()),
-        "ignore_eos": given.ignore_eos,
+        "ignore_eos": bool(given.ignore_eos),
         "n": _or(given.n, 1),
-        "skip_special_tokens": given.skip_special_tokens,
+        "skip_special_tokens": _or(given.skip_special_tokens, True),
     }
 
 

@@ -34,5 +34,5 @@ def detokenize(body: bytes, model: ServedModel) -> bytes:
     request = decode_body(body, DetokenizeRequest)
     model.name(request.model)
     model.tokenizer.check_ids(request.tokens, "tokens", model.vocabulary)
-    text = model.tokenizer.decode(request.tokens, skip_special=request.skip_special_tokens)
+    text = model.tokenizer.decode(request.tokens, skip_special=bool(request.skip_special_tokens))
     return msgspec.json.encode({"prompt": text})
