@@ -175,6 +175,9 @@ def test_an_echoed_prompt_comes_with_its_scores(model: ServedModel, scores: tupl
         assert "prompt_logprobs" not in made
     plain = json.loads(response(echo, [choice(prompt=Prompt(ids), text="x")], model.tokenizer))["choices"][0]
     assert (plain["text"], plain["logprobs"]) == ("T xx", None)
+    alone = choice(prompt=Prompt(ids), prompt_logprobs=scored, text="x")
+    made = json.loads(response(echo, [alone], model.tokenizer))["choices"][0]
+    assert made["logprobs"] is None and len(made["prompt_logprobs"]) == len(ids)
 
 
 def test_scores_of_a_prompt_without_echo(model: ServedModel, scores: tuple[TokenLogprob, ...]) -> None:

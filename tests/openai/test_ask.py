@@ -150,11 +150,11 @@ def test_sglangs_endpoint(model: ServedModel) -> None:
         return_logprob=True,
         top_logprobs_num=2,
         logprob_start_len=1,
-        stream=True,
         rid="mine",
     )
     assert [p.token_ids for p in asked.prompts] == [(1, 2), (3,)]
-    assert asked.shape.batched and asked.shape.stream
+    assert asked.shape.batched and not asked.shape.stream
+    assert generate(model, text="hi", stream=True).shape.stream
     assert (asked.shape.id, asked.id, asked.shape.logprob_start) == ("mine", "7", 1)
     one, two = asked.sampling
     assert (one.max_tokens, one.temperature, one.logprobs, one.prompt_logprobs) == (4, 0.0, 2, 2)
@@ -403,6 +403,18 @@ def test_numbers_are_those_that_can_be_sent_to_pods(model: ServedModel, field: s
 def test_where_scores_begin_is_a_number_that_can_be_sent_to_pods(model: ServedModel) -> None:
     with pytest.raises(InvalidField, match="logprob_start_len"):
         generate(model, text="hi", return_logprob=True, logprob_start_len=10**30)
+
+
+def test_a_stream_that_would_not_bring_the_prompts_scores_is_refused(model: ServedModel) -> None:
+    for read in (chat, complete):
+        with pytest.raises(UnsupportedField, match=r"prompt_logprobs: .* not in a stream"):
+            read(model, stream=True, prompt_logprobs=1)
+        assert read(model, stream=True, logprobs=None, prompt_logprobs=None).shape.stream
+    assert complete(model, stream=True, echo=True, logprobs=1).sampling[0].prompt_logprobs == 1
+    wanted: dict[str, Any] = {"text": "hi", "return_logprob": True, "stream": True}
+    with pytest.raises(UnsupportedField, match=r"logprob_start_len: .* not in a stream"):
+        generate(model, **wanted, logprob_start_len=0)
+    assert generate(model, **wanted).sampling[0].logprobs == 0
 
 
 def test_completions_refuse_what_they_would_drop(model: ServedModel) -> None:

@@ -123,7 +123,8 @@ def _about_prompt(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[st
     about: dict[str, Any] = {}
     if shape.return_token_ids and choice.prompt is not None:
         about["prompt_token_ids"] = choice.prompt.token_ids
-    if choice.prompt_logprobs is not None and not shape.echo:
+    told = shape.echo and choice.logprobs is not None  # with those of the text
+    if choice.prompt_logprobs is not None and not told:
         about["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, tokenizer)
     return about
 

@@ -29,6 +29,7 @@ from baton.openai.shape import Endpoint, Prompt, Shape
 from baton.tokens.identity import page_identities, root_salt
 
 _PREFIX = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETION: "cmpl-"}
+_WHOLE = "log-probabilities of the prompt come with a whole answer, not in a stream"
 _LONGEST_ID = 128
 _SEEDS = 2**63
 
@@ -122,6 +123,8 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
     request.check_served()
     prompts = generate_prompts(request, model)
     sampling = _generate_sampling(request, model, len(prompts))
+    if request.stream and any(one.prompt_logprobs is not None for one in sampling):
+        raise UnsupportedField("logprob_start_len", _WHOLE)
     _check_choices(len(prompts), sampling[0].n, "sampling_params.n")
     field = "text" if request.input_ids is None else "input_ids"
     for prompt, one in zip(prompts, sampling, strict=True):
@@ -155,6 +158,9 @@ def _checked(request: SampledBody, model: ServedModel) -> str:
         raise UnsupportedField("response_format.type", "only 'text' is served, no structured output")
     if request.stream_options is not None and not request.stream:
         raise InvalidField("stream_options", "is only allowed when stream is true")
+    echo = isinstance(request, CompletionRequest) and request.echo
+    if request.stream and request.prompt_logprobs is not None and not echo:
+        raise UnsupportedField("prompt_logprobs", _WHOLE)
     return name
 
 
