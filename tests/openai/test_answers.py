@@ -180,6 +180,28 @@ def test_an_echoed_prompt_comes_with_its_scores(model: ServedModel, scores: tupl
     assert made["logprobs"] is None and len(made["prompt_logprobs"]) == len(ids)
 
 
+def test_an_echos_offsets_are_those_of_its_text(model: ServedModel, llama2: ServedModel) -> None:
+    """Also where special tokens are written in it, were put before it, or came as ids and are not shown."""
+
+    def starts(served: ServedModel, prompt: Prompt) -> list[tuple[str, int]]:
+        scored = (None, *(TokenLogprob(i, -1.0, 1) for i in prompt.token_ids[1:]))
+        score = TokenLogprob(served.tokenizer.encode("x", add_special=False)[-1], -1.0, 1)
+        one = choice(prompt=prompt, prompt_logprobs=scored, logprobs=(score,), offsets=(0,), text="x")
+        echo = shape(Endpoint.COMPLETION, echo=True)
+        made = json.loads(response(echo, [one], served.tokenizer))["choices"][0]["logprobs"]
+        return list(zip(made["tokens"], made["text_offset"], strict=True))[:-1]
+
+    start, end = "<|im_start|>", "<|im_end|>"
+    text = f"{start}T x{end}T"
+    ids = tuple(model.tokenizer.encode(text))
+    assert starts(model, Prompt(ids, text)) == [(start, 0), ("T", 12), (" x", 13), (end, 15), ("T", 25)]
+    assert starts(model, Prompt(ids)) == [(start, 0), ("T", 0), (" x", 1), (end, 3), ("T", 3)]
+    ids = tuple(llama2.tokenizer.encode("T"))
+    assert starts(llama2, Prompt(ids, "T")) == [("<s>", 0), (" ", 0), ("T", 0)]
+    ids = tuple(llama2.tokenizer.encode("<s>T"))
+    assert starts(llama2, Prompt(ids, "<s>T")) == [("<s>", 0), ("<s>", 3), (" ", 3), ("T", 3)]
+
+
 def test_scores_of_a_prompt_without_echo(model: ServedModel, scores: tuple[TokenLogprob, ...]) -> None:
     one = choice(prompt=Prompt((5, scores[0].token_id)), prompt_logprobs=(None, scores[0]))
     made = json.loads(response(shape(), [one], model.tokenizer))

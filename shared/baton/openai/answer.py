@@ -12,8 +12,8 @@ from baton.openai.logprobs import (
     chat_logprobs,
     completion_logprobs,
     prompt_logprobs,
+    prompt_offsets,
     scored,
-    token_offsets,
     top_scored,
 )
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
@@ -114,7 +114,7 @@ def _completion_scores(
     if not shape.echo or choice.prompt is None or choice.prompt_logprobs is None:
         return completion_logprobs(choice.logprobs, offsets, tokenizer, shape)
     scores = [*echoed_scores(choice.prompt, choice.prompt_logprobs), *choice.logprobs]
-    offsets = token_offsets(tokenizer, choice.prompt.token_ids) + offsets
+    offsets = prompt_offsets(choice.prompt, tokenizer) + offsets
     return completion_logprobs(scores, offsets, tokenizer, shape)
 
 

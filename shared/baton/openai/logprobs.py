@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from baton.core.types import TokenLogprob
-from baton.openai.shape import Shape
+from baton.openai.shape import Prompt, Shape
 from baton.tokens.detokenize import detokenizer
 from baton.tokens.tokenizer import Tokenizer
 
@@ -93,15 +93,17 @@ def _scored(token_id: int, logprob: float, tokenizer: Tokenizer, shape: Shape) -
     return _finite(logprob), token_id, text
 
 
-def token_offsets(
-    tokenizer: Tokenizer, token_ids: Iterable[int], *, start: int = 0, skip_special: bool = True
-) -> list[int]:
-    """Where each token of a text of its own begins, counted in characters from `start`."""
-    text = detokenizer(tokenizer, skip_special=skip_special)
+def prompt_offsets(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """Where each token of an echoed prompt begins. A special token has a place there only if its client wrote
+    it: others were added, or came as ids, and are not echoed."""
+    echoed, text, specials = prompt.text or "", detokenizer(tokenizer), 0
     offsets = []
-    for token_id in token_ids:
-        offsets.append(start + text.offset)
+    for token_id in prompt.token_ids:
+        offsets.append(text.offset + specials)
         text.push(token_id)
+        if token_id in tokenizer.special_ids:
+            written = tokenizer.token(token_id)
+            specials += len(written) if echoed.startswith(written, offsets[-1]) else 0
     return offsets
 
 

@@ -16,7 +16,7 @@ from baton.core.types import Finish, TokenLogprob
 from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prompt_text, usage_object
 from baton.openai.bookmark import digest_of
 from baton.openai.events import cached_of, id_field, sse
-from baton.openai.logprobs import chat_logprobs, completion_logprobs, scored, token_offsets, top_scored
+from baton.openai.logprobs import chat_logprobs, completion_logprobs, prompt_offsets, scored, top_scored
 from baton.openai.shape import Endpoint, Prompt, Shape, Timeline, Usage
 from baton.tokens.tokenizer import Tokenizer
 
@@ -156,7 +156,7 @@ class OpenAIStream:
         places = [len(self._echoed) + offset for offset in offsets]
         if self._first and prompt is not None and self._prompt_logprobs is not None:
             tokens = [*echoed_scores(prompt, self._prompt_logprobs), *tokens]
-            places = token_offsets(self._tokenizer, prompt.token_ids) + places
+            places = prompt_offsets(prompt, self._tokenizer) + places
         elif logprobs is None:
             return None
         return completion_logprobs(tokens, places, self._tokenizer, shape)
