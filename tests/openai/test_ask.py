@@ -161,6 +161,11 @@ def test_sglangs_endpoint(model: ServedModel) -> None:
     assert (two.seed, two.stop, two.top_k) == (3, ("x",), -1)
 
 
+def test_sglangs_sampling_takes_biases(model: ServedModel) -> None:
+    asked = generate(model, text="hi", sampling_params={"logit_bias": {"5": -100, "6": 1.5}})
+    assert asked.sampling[0].logit_bias == ((5, -100.0), (6, 1.5))
+
+
 def test_one_request_is_made_per_sequence(model: ServedModel) -> None:
     prompts = [[1] * 20, [2] * 40]
     asked = complete(model, prompt=prompts, n=2, seed=5, cache_salt="tenant", priority=-1)

@@ -33,7 +33,7 @@ def decode_body(body: bytes, kind: type[T]) -> T:
 def convert_field(value: Any, kind: type[T], path: str) -> T:
     """A part of a decoded body, found at `path`, as `kind`."""
     try:
-        return msgspec.convert(value, type=kind)
+        return msgspec.convert(value, type=kind, str_keys=True)  # JSON's keys are, also those of numbers
     except msgspec.ValidationError as error:
         raise _named(str(error), kind, path) from error
 
