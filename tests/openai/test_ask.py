@@ -286,6 +286,7 @@ def test_a_developer_is_the_system_where_the_template_knows_none(
         ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs", "field of its own"),
         ({"request_id": "x" * 200}, "request_id", "printable"),
         ({"request_id": "a\nb"}, "request_id", "printable"),
+        ({"rid": "a\nb"}, "rid", "printable"),
         (
             {"messages": [{"role": "user", "content": "x " * 300}]},
             "messages",
@@ -356,6 +357,17 @@ def test_a_wrong_field_of_completions_is_named(
         ({"text": ["a"] * 20, "sampling_params": {"n": 100}}, "sampling_params.n", "exceed 1024 choices"),
         ({"text": "a", "return_logprob": True, "top_logprobs_num": 21}, "top_logprobs_num", "between"),
         ({"text": "a", "image_data": "x"}, "image_data", "only text"),
+        ({"text": "a", "rid": "a\nb"}, "rid", "printable"),
+        (
+            {"text": "a", "sampling_params": {"stop_token_ids": [512]}},
+            "sampling_params.stop_token_ids",
+            "out of",
+        ),
+        (
+            {"text": "a", "sampling_params": {"logit_bias": {"512": 1}}},
+            "sampling_params.logit_bias",
+            "out of",
+        ),
     ],
 )
 def test_a_wrong_field_of_generate_is_named(

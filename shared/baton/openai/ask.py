@@ -128,10 +128,10 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
     _check_choices(len(prompts), sampling[0].n, "sampling_params.n")
     field = "text" if request.input_ids is None else "input_ids"
     for prompt, one in zip(prompts, sampling, strict=True):
-        _check(model, prompt, one, field)
+        _check(model, prompt, one, field, "sampling_params.")
     shape = Shape(
         endpoint=Endpoint.GENERATE,
-        id=_answer_id(request.rid, "", id),
+        id=_answer_id(request.rid, "rid", "", id),
         model=model.names[0],
         created=created,
         n=sampling[0].n,
@@ -179,9 +179,10 @@ def _asked(
     for prompt in prompts:
         _check(model, prompt, sampling, field)
     options = request.stream_options
+    given = "request_id" if request.request_id else "rid"
     shape = Shape(
         endpoint=endpoint,
-        id=_answer_id(request.request_id or request.rid, _PREFIX[endpoint], id),
+        id=_answer_id(request.request_id or request.rid, given, _PREFIX[endpoint], id),
         model=name,
         created=created,
         n=sampling.n,
@@ -202,11 +203,11 @@ def _asked(
     )
 
 
-def _answer_id(given: str | None, prefix: str, id: str) -> str:
+def _answer_id(given: str | None, field: str, prefix: str, id: str) -> str:
     if given is None:
         return prefix + id
     if not 1 <= len(given) <= _LONGEST_ID or not given.isprintable():
-        raise InvalidField("request_id", f"need 1 to {_LONGEST_ID} printable characters")
+        raise InvalidField(field, f"need 1 to {_LONGEST_ID} printable characters")
     return given
 
 
@@ -234,12 +235,12 @@ def _check_choices(prompts: int, n: int, field: str) -> None:
         raise InvalidField(field, f"{prompts} prompts times n {n} exceed {MAX_PROMPTS} choices")
 
 
-def _check(model: ServedModel, prompt: Prompt, sampling: SamplingParams, field: str) -> None:
-    """What depends on the model: lengths, and the ids that sampling names."""
+def _check(model: ServedModel, prompt: Prompt, sampling: SamplingParams, field: str, path: str = "") -> None:
+    """What depends on the model: lengths, and the ids that sampling names; `path` is what leads to those."""
     model.check_length(len(prompt.token_ids), sampling.max_tokens, field)
     check = model.tokenizer.check_ids
-    check(sampling.stop_token_ids, "stop_token_ids", model.vocabulary)
-    check([token for token, _ in sampling.logit_bias], "logit_bias", model.vocabulary)
+    check(sampling.stop_token_ids, f"{path}stop_token_ids", model.vocabulary)
+    check([token for token, _ in sampling.logit_bias], f"{path}logit_bias", model.vocabulary)
 
 
 def _seed(id: str, place: int) -> int:
