@@ -151,6 +151,18 @@ def test_parts_of_a_final_message_stay_open_too() -> None:
             )
 
 
+@pytest.mark.parametrize("nothing", [{}, {"content": None}])
+def test_a_message_of_calls_alone_needs_no_content(nothing: dict[str, None]) -> None:
+    """As clients of tools send back what they had; a template may print every message's content."""
+    one = ChatTemplates({"default": "{% for m in messages %}[{{ m.role + ' ' + m.content }}]{% endfor %}"})
+    calls = {"role": "assistant", **nothing, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert one.render([*HELLO[-1:], calls]) == f"[user {HELLO[-1]['content']}][assistant ]"
+    with pytest.raises(InvalidField, match="no text to continue"):
+        one.render([calls], add_generation_prompt=False, continue_final_message=True)
+    with pytest.raises(InvalidField, match="does not take them"):
+        one.render([{"role": "user", **nothing}])
+
+
 def test_a_template_for_tools_serves_requests_with_tools() -> None:
     chat = ChatTemplates({"default": "plain", "tool_use": "tools", "rag": "no"})
     assert chat.render(HELLO) == "plain"

@@ -87,6 +87,9 @@ class ChatTemplates:
         prepared = [_prepare(message) for message in messages]
         if continue_final_message:
             prepared[-1], continued = _marked(prepared[-1])
+        for message in prepared:
+            if "tool_calls" in message:
+                message.setdefault("content", "")  # calls alone; many templates print what everybody else has
         try:
             text = template.render(
                 **{**self._special_tokens, **(variables or {})},
