@@ -220,6 +220,14 @@ def test_tools_reach_the_template(model: ServedModel) -> None:
     assert '"arguments": {}}' in (chat(model, messages=messages).prompts[0].text or "")
 
 
+@pytest.mark.parametrize("arguments", ["[" * 100_000, '{"a": "\\ud800"}', "1" * 5000, "nothing"])
+def test_arguments_that_are_no_json_are_named(model: ServedModel, arguments: str) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(InvalidField, match="is not JSON") as caught:
+        chat(model, messages=[*HI, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert caught.value.field == "messages[1].tool_calls[0].function.arguments"
+
+
 def test_contents_in_parts_become_what_the_template_takes(model: ServedModel, llama2: ServedModel) -> None:
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]}
