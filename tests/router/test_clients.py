@@ -66,6 +66,13 @@ def test_what_is_the_client_s_mistake_is_named(client: openai.OpenAI) -> None:
     assert refused(openai.BadRequestError, messages=[]).response.headers["x-baton-reason"]
 
 
+def test_many_prompts_may_be_longer_together_than_the_model_s_length(client: openai.OpenAI) -> None:
+    prompts = [list(range(7, 1007))] * 9
+    made = client.completions.create(model="tiny", prompt=prompts, max_tokens=1, **GREEDY)
+    assert [choice.index for choice in made.choices] == list(range(9))
+    assert made.usage and made.usage.prompt_tokens == 9000
+
+
 def test_the_models_and_the_tokenizer_answer(client: openai.OpenAI, http: httpx.Client) -> None:
     (model,) = client.models.list().data
     assert model.id == "tiny" and model.to_dict()["max_model_len"] == 4096

@@ -223,6 +223,9 @@ def test_refusals_say_why() -> None:
     assert tried.reason is Reason.NO_DECODE and "tried" in tried.message
     assert refuse(view([lease("d0", max_model_len=2048)]), query(2048)).reason is Reason.TOO_LONG
     assert refuse(view([lease("d0", pages=128)]), query(2048)).reason is Reason.TOO_LONG
+    small = view([lease("d0", pages=128, max_model_len=2048)])
+    assert place(small, query(40_000, longest=1000)).decode == "d0", "prompts need not fit together"
+    assert refuse(small, query(40_000, longest=2048)).reason is Reason.TOO_LONG
 
 
 def test_excluded_prefill_workers_are_not_named() -> None:

@@ -118,10 +118,10 @@ def owners(view: View, query: Query, settings: PlacementSettings) -> list[Owner]
 
 def fits(seat: Seat, query: Query) -> bool:
     longest = seat.max_model_len
-    if longest and query.prompt_tokens >= longest:
+    if longest and query.sequence_tokens >= longest:
         return False
     # One page is never given out: lines of a batch that stand for nothing write there.
-    return pages_for(query.prompt_tokens + 1, query.page_size) < seat.pages
+    return pages_for(query.sequence_tokens + 1, query.page_size) < seat.pages
 
 
 def _owner(
@@ -276,7 +276,7 @@ def refusal(view: View, query: Query) -> Refusal:
     if left:
         return Refusal(
             Reason.TOO_LONG,
-            f"no worker holds {query.prompt_tokens} tokens of prompt and one of output",
+            f"no worker holds {query.sequence_tokens} tokens of prompt and one of output",
             retry_after_s=0.0,
         )
     return Refusal(

@@ -153,6 +153,7 @@ class Query:
     """One request, as far as placing it goes. Of several choices of one prompt, the prompt counts once."""
 
     prompt_tokens: int
+    """Of all its prompts together."""
     page_size: int
     held: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Worker → how many of the prompt's leading pages it holds (`PrefixIndex.lookup`)."""
@@ -160,10 +161,17 @@ class Query:
     """The prompt's pages; they decide between equals alone, so that equal prompts meet."""
     max_tokens: int | None = None
     """What it may generate; None is as much as the model's length leaves."""
+    longest: int = 0
+    """Tokens of the longest of several prompts: each is a sequence of its own. 0 for the only one."""
     excluded: frozenset[str] = frozenset()
     """Workers that it must not go to: they failed it, or refused it."""
     number: int = 0
     """How many this router has placed before; for policies that take turns."""
+
+    @property
+    def sequence_tokens(self) -> int:
+        """What a worker must have room for at a time, at least."""
+        return self.longest or self.prompt_tokens
 
     def cached_tokens(self, worker: str) -> int:
         """Of the prompt, as far as the index knows. The last token is always computed."""

@@ -126,6 +126,7 @@ class Errand:
             page_size=self._generation.kind.page_size,
             held=held,
             identities=prompts[0].identities,
+            longest=max(len(prompt.token_ids) for prompt in prompts),
             max_tokens=sum(known) if len(known) == len(limits) else None,
             excluded=self._excluded,
             number=self._means.pods.placed,
