@@ -47,6 +47,24 @@ def first_of(http: httpx.Client, workers: list[SimulatedWorker]) -> tuple[Simula
 
 
 @pytest.mark.parametrize(
+    ("path", "field", "prompt"),
+    [
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": TEXT}]),
+        ("/v1/completions", "prompt", [5] * 40),
+        ("/generate", "text", TEXT * 9),
+        ("/generate", "input_ids", [5] * 40),
+    ],
+)
+def test_a_prompt_that_no_pool_holds_is_named_as_its_client_did(
+    stage: Stage, router: Router, http: httpx.Client, path: str, field: str, prompt: Any
+) -> None:
+    with stage.playing(router, "w1", pages=2):
+        answer = http.post(path, json={field: prompt})
+    told = answer.json()["error"]
+    assert (answer.status_code, told["code"], told["param"]) == (400, "context_length_exceeded", field)
+
+
+@pytest.mark.parametrize(
     ("how", "stream"), [("break", True), ("break", False), ("cut", True), ("error", True)]
 )
 def test_a_pod_that_fails_in_the_middle(

@@ -49,6 +49,17 @@ class Asked:
     cache_salt: str = ""
 
     @property
+    def field(self) -> str:
+        """What its prompts came in."""
+        match self.shape.endpoint:
+            case Endpoint.CHAT:
+                return "messages"
+            case Endpoint.COMPLETION:
+                return "prompt"
+            case Endpoint.GENERATE:
+                return "input_ids" if self.prompts[0].text is None else "text"
+
+    @property
     def continuable(self) -> bool:
         """Whether a client may come back for the rest: an event's id tells of one choice."""
         shape = self.shape

@@ -137,12 +137,12 @@ class Errand:
         come back, for a while."""
         means, now = self._means, self._means.clock.now()
         if not self._patient:
-            raise self._last or _refused(refusal)
+            raise self._last or _refused(refusal, self._asked.field)
         if self._gave_up_at is None:
             self._gave_up_at = now + means.settings.wait_s
         if now >= self._gave_up_at:
             means.meters.given_up.inc()
-            raise self._last or _refused(refusal)
+            raise self._last or _refused(refusal, self._asked.field)
         self._excluded = frozenset()
         await means.clock.sleep(self._wait_s * (0.5 + random.random()))
         self._wait_s = min(LONGEST_WAIT_S, 2 * self._wait_s)
@@ -279,9 +279,10 @@ def _prompt_tokens(requests: Sequence[Request], asked: Asked) -> int:
     return sum(len(request.token_ids) for request in requests[:: asked.shape.n])
 
 
-def _refused(refusal: Refusal) -> BatonError:
+def _refused(refusal: Refusal, field: str) -> BatonError:
+    """`field` is what the prompts came in."""
     if refusal.reason is Reason.TOO_LONG:
-        return PromptTooLong("prompt", refusal.message)
+        return PromptTooLong(field, refusal.message)
     error = (OutOfPages if refusal.reason is Reason.NO_PAGES else Refused)(refusal.message)
     error.retry_after_s = refusal.retry_after_s
     return error
