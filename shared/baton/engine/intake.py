@@ -189,8 +189,8 @@ class Intake:
     def abort(self, id: str) -> str | None:
         """End an arriving request; the attempt to be aborted at its writer, if one is open."""
         arrival = self._arrivals.get(id)
-        if arrival is None:
-            return None
+        if arrival is None or arrival.sequence.finish is not None:
+            return None  # its first token ended it: what it holds goes when the attempt is over
         open_attempt = arrival.attempt if arrival.attempt in self._attempts else None
         self._withdraw(arrival)
         self._forget(id)
