@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+from tests.checkpoints import Make
+from tests.engine.inline import Inline
 from tests.engine.test_scheduler import engine, request
+
+from baton.core.types import Request, SamplingParams
+from baton.protocol.engine import Update
+from baton.tokens.identity import page_identities
 
 
 def test_a_request_that_is_aborted_as_its_first_token_ends_it_leaves_nothing_behind() -> None:
@@ -21,3 +28,30 @@ def test_a_request_that_is_aborted_as_its_first_token_ends_it_leaves_nothing_beh
     assert decode.scheduler.holdings.allocator.fenced == 0
     decode.intake.ask(request("same prompt", prompt, 4), "another")
     assert decode.step().reserved, "it waits for what nobody computes"
+
+
+@pytest.mark.parametrize("landed", [0, 3])
+def test_every_position_is_scored_where_a_prompt_is_finished_that_had_landed_in_part(
+    landed: int, checkpoint: Make
+) -> None:
+    """Its scores would have come with the first token, and that was lost with its writer."""
+    prompt = [(7 * i) % 101 for i in range(30)]
+    asked = SamplingParams(max_tokens=3, temperature=0.0, prompt_logprobs=1, ignore_eos=True)
+    with Inline(checkpoint("qwen3").directory, page_size=4) as served:
+        ((want, *_),) = served.generate([prompt], asked)
+    with Inline(checkpoint("qwen3").directory, page_size=4) as served:
+        decode = served.engine
+        identities = page_identities(prompt, 4)
+        decode.intake.ask(
+            Request(id="r", token_ids=tuple(prompt), sampling=asked, identities=identities), "a"
+        )
+        (reserved,) = decode.step().reserved
+        decode.intake.progress(reserved.attempt, landed)
+        decode.intake.local("r")
+        updates: list[Update] = []
+        while decode.scheduler.running or not updates:
+            updates += decode.step().updates
+        assert want.scores is not None and updates[0].scores is not None
+        assert [one.token_id for one in updates[0].scores] == prompt[1:]
+        decode.intake.over(reserved.attempt)
+        served.built.scheduler.check_integrity()

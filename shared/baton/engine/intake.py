@@ -106,9 +106,10 @@ class Intake:
         self._withdraw(arrival)
         self._forget(id)
         sequence = arrival.sequence
-        if sequence.computed >= len(sequence.tokens):
+        if sequence.computed >= len(sequence.tokens) or (sequence.unscored and sequence.computed):
             # All has landed but the first token, which was lost with its writer: the cache has the pages,
-            # and as for any prompt that it holds, the last few tokens are computed again.
+            # and as for any prompt that it holds, the last few tokens are computed again. So are all whose
+            # scores would have come with that token.
             self.scheduler.holdings.release(sequence)
         self.scheduler.queue(sequence)
 
