@@ -7,6 +7,7 @@ from tests.checkpoints import Make
 from tests.engine.inline import Inline
 from tests.engine.test_scheduler import engine, request
 
+from baton.core.errors import QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.protocol.engine import Update
 from baton.tokens.identity import page_identities
@@ -55,3 +56,17 @@ def test_every_position_is_scored_where_a_prompt_is_finished_that_had_landed_in_
         assert [one.token_id for one in updates[0].scores] == prompt[1:]
         decode.intake.over(reserved.attempt)
         served.built.scheduler.check_integrity()
+
+
+def test_requests_that_wait_for_room_are_refused_beyond_the_queues_bound() -> None:
+    decode = engine(pages=16, max_queued=2)
+    decode.intake.ask(request("runs", list(range(56)), 4), "first")
+    assert decode.step().reserved
+    for id in ("waits", "waits too"):
+        decode.intake.ask(request(id, list(range(1, 57)), 4), id)
+    assert decode.step().reserved == [] and decode.load().waiting == 2
+    with pytest.raises(QueueFull, match="max_queued"):
+        decode.intake.ask(request("one too many", list(range(2, 58)), 4), "last")
+    with pytest.raises(QueueFull, match="max_queued"):
+        decode.submit(request("nor here", [1, 2], 4))
+    assert "one too many" not in decode.scheduler.sequences

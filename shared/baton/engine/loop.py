@@ -58,6 +58,7 @@ class Engine:
         self.intake = Intake(scheduler)
         self.pace = Pace()
         scheduler.fastest = lambda: self.pace.fastest_tokens_per_s
+        scheduler.arriving = lambda: self.intake.waiting
         self.depth = 1 if overlap else 0
         """Steps that may stay in flight when a call of `step` returns."""
         self.announce = announce

@@ -49,6 +49,8 @@ class Scheduler:
         self.headroom = Headroom()
         self.fastest: Callable[[], float] = lambda: 0.0
         """Prompt tokens a second at the best; 0 while that is not known."""
+        self.arriving: Callable[[], int] = lambda: 0
+        """Sequences that wait for room outside the queue."""
         self.waiting: list[Sequence] = []
         self.prefilling: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -80,9 +82,10 @@ class Scheduler:
         if request.id in self.sequences:
             raise InvalidField("id", f"a request {request.id!r} is being served already")
         check(request, self.limits, self._pool_tokens)
-        if len(self.waiting) >= self.limits.max_queued:
+        waiting = len(self.waiting) + self.arriving()
+        if waiting >= self.limits.max_queued:
             raise QueueFull(
-                f"{len(self.waiting)} requests are waiting, the most that max_queued allows; try again later"
+                f"{waiting} requests are waiting, the most that max_queued allows; try again later"
             )
         prompt, sampling = len(request.token_ids), request.sampling
         limit = self.limits.max_model_len
