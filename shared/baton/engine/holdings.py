@@ -18,11 +18,18 @@ class Holdings:
         self.page_size = page_size
         self.aside = 0
         """Pages that transfers fill and no sequence owns."""
+        self.loans = 0
+        """Prefixes of the cache that others read, so that they cannot be evicted."""
 
     @property
     def available(self) -> int:
         """Pages that could be taken now, after evicting."""
         return self.allocator.free + self.cache.evictable
+
+    @property
+    def awaits_pages(self) -> bool:
+        """Whether transfers keep pages that can be taken once they have ended."""
+        return bool(self.allocator.fenced or self.aside or self.loans)
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)

@@ -27,12 +27,14 @@ class Loans:
             return ()
         self.holdings.cache.lock(match.prefix)
         self._open[loan] = match.prefix
+        self.holdings.loans = len(self._open)
         return match.pages[first:]
 
     def end(self, loan: str) -> None:
         """The reader has what it wanted, or its time is up. Idempotent."""
         prefix = self._open.pop(loan, None)
         if prefix is not None:
+            self.holdings.loans = len(self._open)
             self.holdings.cache.unlock(prefix)
 
     @property

@@ -267,7 +267,7 @@ class Scheduler:
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
         """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
 
-        What transfers touch cannot be taken: if only that is left, nobody runs until it has landed.
+        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended.
         """
         self.headroom.retracted()
         holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
@@ -277,7 +277,7 @@ class Scheduler:
             wanting, growing = self._wanting()
             if self.holdings.make_room(len(growing)):
                 return wanting, growing
-        if len(self.sequences) == 1 and not self.holdings.allocator.fenced:
+        if len(self.sequences) == 1 and not self.holdings.awaits_pages:
             raise OutOfPages(f"one sequence alone does not fit: {self.holdings!r}")
         return [], []
 
