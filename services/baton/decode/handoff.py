@@ -192,7 +192,7 @@ class Handoffs:
                 self.attempts.stop(one)
                 self.attempts.await_end(one)
             else:
-                del self.attempts.open[one.attempt]
+                self.attempts.over(one.attempt)  # nobody was asked, so nothing will land
         self._sinks.pop(id, None)
         timeline = self.timelines.pop(id, None)
         for attempt in [name for name, request in self._asked.items() if request == id]:

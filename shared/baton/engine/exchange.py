@@ -77,6 +77,8 @@ class Exchange:
         """Let every rank listen for what is about to be asked for."""
         made = []
         for one in reservations:
+            if one.attempt not in self._writers:
+                continue  # it is over: nobody is to be asked for it any more
             worker, timeout_s = self._writers[one.attempt]
             self.command(wire.Expect(one.attempt, worker, timeout_s))
             made.append(wire.Reservation(one.id, one.attempt, one.first, one.pages, one.cached))

@@ -1,0 +1,76 @@
+"""What a decode pod's front tells its engine and its peers of attempts, and what it keeps of them.
+
+The engine and the peer are lists of what they were told: everything else here is said by the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from baton.core.types import Request, SamplingParams
+from baton.decode.handoff import Handoffs
+from baton.decode.peer import Peer
+from baton.decode.settings import HandoffSettings
+from baton.protocol import engine as wire
+from baton.protocol import pods
+
+HELLO = pods.Hello(pods.VERSION, "decode", "decode", b"m", 16, (b"rank",))
+REQUEST = Request(id="r", token_ids=tuple(range(40)), sampling=SamplingParams(max_tokens=4))
+
+
+class Told:
+    """Stands where the worker does."""
+
+    load = None
+    open = 0
+
+    def __init__(self) -> None:
+        self.listener: Any = None
+        self.reader: Any = None
+        self.heard: list[wire.Message] = []
+        self.sink: Any = None
+
+    def tell(self, message: wire.Message) -> None:
+        self.heard.append(message)
+
+    def open_with(self, message: wire.Message, sink: Any) -> None:
+        self.heard.append(message)
+        self.sink = sink
+
+    def abort(self, id: str) -> None: ...
+
+
+class Asked(Peer):
+    """A prefill worker that is ready, and whose connection leads into a list."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__("tcp://127.0.0.1:1", HELLO, pod=worker)
+        self.worker = worker
+        self.said: list[pods.Message] = []
+
+    def send(self, message: pods.Message) -> None:
+        self.said.append(message)
+
+
+def front(*workers: str, **settings: Any) -> tuple[Told, list[Asked], Handoffs]:
+    told, peers = Told(), [Asked(worker) for worker in workers]
+    return told, peers, Handoffs(told, peers, HandoffSettings(**settings))  # type: ignore[arg-type]
+
+
+def reservation(attempt: str) -> wire.Reservation:
+    return wire.Reservation("r", attempt, 0, (3, 4, 5), 0)
+
+
+def test_the_engine_is_told_of_every_attempts_end_also_of_one_that_nobody_was_asked_for() -> None:
+    """Or it would remember each prompt that it computed itself, for ever."""
+
+    async def check() -> None:
+        told, _, handoffs = front("prefill")
+        handoffs.submit(REQUEST, lambda update: None)
+        (ask,) = told.heard
+        assert isinstance(ask, wire.Ask)
+        told.sink(wire.Update("r", token=5, finish="length"))
+        assert wire.Over(ask.attempt) in told.heard and not handoffs.inflight
+
+    asyncio.run(check())
