@@ -74,3 +74,20 @@ def test_the_engine_is_told_of_every_attempts_end_also_of_one_that_nobody_was_as
         assert wire.Over(ask.attempt) in told.heard and not handoffs.inflight
 
     asyncio.run(check())
+
+
+def test_a_prompt_that_is_computed_here_is_no_attempt_any_more() -> None:
+    """Its prefill pod has nothing to do with it: it may leave, and others need not be preferred to it."""
+
+    async def check() -> None:
+        told, (peer,), handoffs = front("prefill")
+        handoffs.submit(REQUEST, lambda update: None)
+        (ask,) = told.heard
+        assert isinstance(ask, wire.Ask) and handoffs.uses(peer)
+        told.sink(wire.Update("r", token=5, course=wire.Course([("prefill started", 1.0)])))
+        assert not handoffs.inflight and not handoffs.uses(peer)
+        told.sink(wire.Update("r", token=6))
+        handoffs.abort("r")
+        assert told.heard.count(wire.Over(ask.attempt)) == 1
+
+    asyncio.run(check())

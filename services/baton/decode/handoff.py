@@ -172,6 +172,8 @@ class Handoffs:
         tokens = len(request.token_ids) + len(request.generated)
 
         def take(update: wire.Update) -> None:
+            if update.course is not None and "prefill started" in dict(update.course.marks):
+                self._begun_here(request.id)
             timeline = self.timelines.get(request.id)
             if timeline is not None:
                 if update.cached is not None and (seconds := timeline.computed_here(update)):
@@ -182,6 +184,13 @@ class Handoffs:
             sink(update)
 
         return take
+
+    def _begun_here(self, id: str) -> None:
+        """This engine computes the prompt, by its own decision where nobody was asked."""
+        one = self._current.get(id)
+        if one is not None and not one.asked_at:
+            del self._current[id]
+            self.attempts.over(one.attempt)
 
     def _close(self, id: str) -> None:
         """A request is over here; its writer is told to stop if it still writes."""
