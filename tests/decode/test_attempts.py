@@ -91,3 +91,19 @@ def test_a_prompt_that_is_computed_here_is_no_attempt_any_more() -> None:
         assert told.heard.count(wire.Over(ask.attempt)) == 1
 
     asyncio.run(check())
+
+
+def test_a_prefill_pods_time_begins_when_it_is_asked() -> None:
+    """Before that the request may have waited for pages here, for as long as it took."""
+
+    async def check() -> None:
+        told, (peer,), handoffs = front("prefill", timeout_s=0.5)
+        handoffs.submit(REQUEST, lambda update: None)
+        (ask,) = told.heard
+        assert isinstance(ask, wire.Ask)
+        await asyncio.sleep(0.6)
+        handoffs.reserved(reservation(ask.attempt))
+        (leg,) = peer.said
+        assert isinstance(leg, pods.Leg) and leg.timeout_s > 0.25
+
+    asyncio.run(check())

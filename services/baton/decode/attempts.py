@@ -35,7 +35,7 @@ class Try:
     worker: str
     """The peer's incarnation that is asked."""
     deadline: float
-    """By the loop's clock. Its writer is told how long that is from when it is asked."""
+    """By the loop's clock; counts from when its writer is asked, and is told to it as a duration."""
     prefer: tuple[str, ...]
     tried: tuple[Peer, ...]
     """Peers that were asked before."""

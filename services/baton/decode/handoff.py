@@ -224,11 +224,14 @@ class Handoffs:
         trace: str,
         due: float | None,
     ) -> Try:
-        deadline = time.monotonic() + self.settings.timeout_s
-        deadline = deadline if due is None else min(deadline, due)
+        deadline = self._deadline(due)
         one = Try(request, attempt_id(), peer, peer.worker, deadline, prefer, tried, lender, trace, due)
         self.attempts.open[one.attempt] = self._current[request.id] = one
         return one
+
+    def _deadline(self, due: float | None) -> float:
+        deadline = time.monotonic() + self.settings.timeout_s
+        return deadline if due is None else min(deadline, due)
 
     def reserved(self, reservation: wire.Reservation) -> None:
         one = self.attempts.open.get(reservation.attempt)
@@ -242,6 +245,7 @@ class Handoffs:
             self._failed(one, "refused" if there else "peer_lost", over=True)
             return
         one.asked_at, one.pages = time.monotonic(), len(reservation.pages)
+        one.deadline = self._deadline(one.due)  # it may have waited for its pages for long
         remaining = max(0.1, one.deadline - time.monotonic())
         first, pages = reservation.first, reservation.pages
         leg = pods.Leg(one.attempt, one.request, first, pages, remaining, one.lender, one.trace)
