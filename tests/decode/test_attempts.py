@@ -107,3 +107,19 @@ def test_a_prefill_pods_time_begins_when_it_is_asked() -> None:
         assert isinstance(leg, pods.Leg) and leg.timeout_s > 0.25
 
     asyncio.run(check())
+
+
+def test_a_second_prefill_pod_may_take_as_long_as_the_first() -> None:
+    async def check() -> None:
+        told, (first, second), handoffs = front("first", "second", timeout_s=300.0)
+        handoffs.submit(REQUEST, lambda update: None, prefer=["first"])
+        (ask,) = told.heard
+        assert isinstance(ask, wire.Ask) and ask.timeout_s > 200
+        handoffs.reserved(reservation(ask.attempt))
+        handoffs.heard(first, pods.Ended(ask.attempt, False, "it was cut off"))
+        (retry,) = [one for one in told.heard if isinstance(one, wire.Retry)]
+        assert retry.worker == "second" and retry.timeout_s > 200
+        handoffs.reserved(reservation(retry.attempt))
+        assert [one.timeout_s > 200 for one in second.said if isinstance(one, pods.Leg)] == [True]
+
+    asyncio.run(check())

@@ -278,7 +278,8 @@ class Handoffs:
         peer = self._choose(one.prefer, tried) if len(tried) < self.settings.tries else None
         if peer is not None:
             again = self._try(one.request, peer, one.prefer, tried, one.lender, one.trace, one.due)
-            self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker))
+            timeout_s = again.deadline - time.monotonic()
+            self.worker.tell(wire.Retry(one.request.id, again.attempt, peer.worker, timeout_s))
             return
         del self._current[one.request.id]
         if self.settings.allow_local:

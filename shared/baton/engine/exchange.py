@@ -48,8 +48,8 @@ class Exchange:
         self._writers[message.attempt] = (message.worker, message.timeout_s)
         self.engine.intake.ask(message.request, message.attempt, message.local_below, due_of(message))
 
-    def retry(self, message: wire.Retry, timeout_s: float) -> None:
-        self._writers[message.attempt] = (message.worker, timeout_s)
+    def retry(self, message: wire.Retry) -> None:
+        self._writers[message.attempt] = (message.worker, message.timeout_s)
         self.engine.intake.retry(message.id, message.attempt)
 
     def run_leg(self, message: wire.RunLeg) -> None:

@@ -28,8 +28,6 @@ REST_S = {"cuda": 0.0002, "cpu": 0.002}
 """How long to wait for a step in flight between two looks for messages."""
 STARVED_POLL_MS = 2
 """How long to wait when there is work but nothing can be launched or absorbed."""
-RETRY_TIMEOUT_S = 60.0
-"""How long a second attempt may take."""
 
 
 class Lead:
@@ -148,7 +146,7 @@ class Lead:
             case wire.Began(attempt=attempt, token=token, logprob=logprob, scores=scores):
                 self.engine.intake.first_token(attempt, token, logprob, scores)
             case wire.Retry():
-                self.exchange.retry(message, RETRY_TIMEOUT_S)
+                self.exchange.retry(message)
             case wire.Local(id=id):
                 self.engine.intake.local(id)
             case wire.Over(attempt=attempt):

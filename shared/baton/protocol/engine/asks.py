@@ -46,6 +46,8 @@ class Retry(Message, frozen=True, tag=True):
     id: str
     attempt: str
     worker: str
+    timeout_s: float
+    """As of `Ask`."""
 
 
 class Local(Message, frozen=True, tag=True):
