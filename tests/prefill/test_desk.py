@@ -142,3 +142,39 @@ def test_a_worker_without_living_ranks_says_that_nothing_can_land() -> None:
         visitor.context.destroy(linger=0)
 
     asyncio.run(check())
+
+
+def test_a_decode_worker_that_knows_this_one_by_two_addresses_is_served_over_one_of_them() -> None:
+    """Its second connection would else take the first one's place, end its legs, and lose it to the first."""
+
+    async def check() -> None:
+        async with met() as (told, desk, first):
+            second = Visitor(desk.address)
+            await first.say(leg("under way"))
+            await told.hears(wire.RunLeg)
+            await second.say(hello("decode", "another"))
+            await second.say(pods.Ping())
+            await second.hear(pods.Refused)  # so its hello has been read
+            await first.say(leg("next"))
+            assert (await told.hears(wire.RunLeg)).request.id == "next" and desk.open == 2
+            assert not any(isinstance(one, wire.AbortLeg) for one in told.heard)
+            await first.say(pods.Refused("not wanted any more"))
+            await told.hears(wire.Part)
+            await second.say(hello("decode", "another"))
+            assert (await second.hear(pods.Hello)).session == "another"
+            second.context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+def test_a_connection_that_was_made_anew_takes_the_place_of_the_one_before() -> None:
+    async def check() -> None:
+        async with met() as (_, desk, first):
+            await first.say(hello("decode", "one.1"))
+            await first.hear(pods.Hello)
+            again = Visitor(desk.address)
+            await again.say(hello("decode", "one.2"))
+            assert (await again.hear(pods.Hello)).session == "one.2"
+            again.context.destroy(linger=0)
+
+    asyncio.run(check())

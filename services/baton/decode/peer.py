@@ -47,6 +47,8 @@ class Peer:
         self.address = address
         self.pod = pod
         self.hello = msgspec.structs.replace(hello, session=session_id())
+        """Its session is another after each loss, and begins with the same name."""
+        self._losses = 0
         self.owner: Owner | None = None
         self.worker = ""
         """The incarnation that answered; empty while there is none."""
@@ -114,7 +116,9 @@ class Peer:
     def drop(self, reason: str) -> None:
         """Take the peer for lost until it answers another hello."""
         worker, self.worker = self.worker, ""
-        self.hello = msgspec.structs.replace(self.hello, session=session_id())
+        self._losses += 1
+        session = f"{pods.asker(self.hello.session)}.{self._losses}"
+        self.hello = msgspec.structs.replace(self.hello, session=session)
         self.met = self.draining = False
         if worker and self.owner is not None:
             self.owner.gone(self, worker, reason)

@@ -174,6 +174,9 @@ class LegDesk:
             )
             self.worker.tell(wire.Meet(hello.worker, hello.ranks, guarded=True))
             log.info("decode worker %s is here", hello.worker)
+        elif _elsewhere(visitor, identity, hello):
+            log.debug("%s knows this worker by another address, which it uses", hello.worker)
+            return
         elif visitor.session != hello.session:
             # It had taken us for lost: it may have given the pages of these legs to others.
             self._end_legs(visitor)
@@ -323,3 +326,10 @@ class LegDesk:
 
     def __repr__(self) -> str:
         return f"<LegDesk {self.address}: {len(self._visitors)} visitors, {self.open} legs>"
+
+
+def _elsewhere(visitor: Visitor, identity: bytes, hello: pods.Hello) -> bool:
+    """Whether a visitor says hello by another way than the one it is heard on."""
+    heard = time.monotonic() - visitor.heard_at <= pods.SILENCE_S
+    other = identity != visitor.identity and pods.asker(hello.session) != pods.asker(visitor.session)
+    return heard and other

@@ -170,6 +170,12 @@ def read(data: bytes) -> PodMessage:
         raise ProtocolMismatch(f"cannot read a pod's message of {len(data)} bytes: {error}") from error
 
 
+def asker(session: str) -> str:
+    """Whose session it is: what stands before the dot is kept when a worker is lost and met again. Two askers
+    of one worker are two addresses by which it knows the other."""
+    return session.partition(".")[0]
+
+
 def unfit(mine: Hello, theirs: Hello) -> str:
     """Why two pods cannot exchange pages; empty when they can."""
     if mine.version != theirs.version:
