@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
+from baton.core.errors import WorkerDied
 from baton.core.types import Request
 from baton.prefill.legs import LegDesk
 from baton.protocol import engine as wire
@@ -26,7 +27,8 @@ class Told:
     """Stands where the worker does."""
 
     facts = load = None
-    gone = False
+    gone = ending = False
+    sink: Any = None
 
     def __init__(self) -> None:
         self.listener: Any = None
@@ -37,7 +39,10 @@ class Told:
         self.heard.append(message)
 
     def open_with(self, message: wire.Message, sink: Any) -> None:
+        if self.ending:
+            raise WorkerDied("engine rank 1 was killed")
         self.heard.append(message)
+        self.sink = sink
 
     async def hears(self, kind: type[wire.Message]) -> Any:
         """The next message of a kind, and all before it are forgotten."""
@@ -176,5 +181,27 @@ def test_a_connection_that_was_made_anew_takes_the_place_of_the_one_before() -> 
             await again.say(hello("decode", "one.2"))
             assert (await again.hear(pods.Hello)).session == "one.2"
             again.context.destroy(linger=0)
+
+    asyncio.run(check())
+
+
+def test_a_leg_of_a_worker_that_failed_has_ended_only_when_no_rank_lives() -> None:
+    """Its ranks are being killed: until then the mover of one of them may still write."""
+
+    async def check() -> None:
+        told = Told()
+        async with LegDesk(told, hello("prefill"), "tcp://127.0.0.1:*") as desk:  # type: ignore[arg-type]
+            visitor = Visitor(desk.address)
+            await visitor.say(hello("decode", "one"))
+            await visitor.say(leg("computing"))
+            await told.hears(wire.RunLeg)
+            told.ending = True
+            told.sink(wire.Update("computing", finish="error", error="it died", code=WorkerDied.code))
+            await visitor.say(leg("late"))  # nothing is done for it, and that may be said
+            assert (await visitor.hear(pods.Ended)).attempt == "late"
+            assert desk.open == 1
+            told.gone = True
+        assert (await visitor.hear(pods.Ended)).attempt == "computing"
+        visitor.context.destroy(linger=0)
 
     asyncio.run(check())

@@ -234,7 +234,8 @@ class LegDesk:
     def _sink(self, visitor: Visitor, attempt: str) -> Sink:
         def take(update: wire.Update) -> None:
             if update.error is not None:
-                self._end(attempt, False, update.error, code=update.code or "")
+                if not self.worker.ending:  # else a rank may still write: it is said when none lives
+                    self._end(attempt, False, update.error, code=update.code or "")
             elif update.token is not None and attempt in visitor.legs:
                 self._spans.first(attempt, update)
                 scores, cached, now = update.scores or (), update.cached or 0, time.monotonic()

@@ -203,6 +203,11 @@ class Worker:
         return len(self._sinks)
 
     @property
+    def ending(self) -> bool:
+        """It has failed or is being closed: its ranks are being ended, and some may still live."""
+        return self._closing or self.failure is not None
+
+    @property
     def gone(self) -> bool:
         """None of its ranks lives: nothing that they had begun goes on."""
         return all(process.returncode is not None for process in self._processes)
