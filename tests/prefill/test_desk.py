@@ -205,3 +205,14 @@ def test_a_leg_of_a_worker_that_failed_has_ended_only_when_no_rank_lives() -> No
         visitor.context.destroy(linger=0)
 
     asyncio.run(check())
+
+
+def test_a_message_of_several_parts_is_refused_and_the_next_one_heard() -> None:
+    async def check() -> None:
+        async with met() as (told, _, visitor):
+            await visitor.socket.send_multipart([pods.encode(pods.Ping()), b"and more"])
+            await visitor.hear(pods.Refused)
+            await visitor.say(leg("next"))
+            assert (await told.hears(wire.RunLeg)).request.id == "next"
+
+    asyncio.run(check())

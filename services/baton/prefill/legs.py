@@ -127,9 +127,9 @@ class LegDesk:
 
     async def _listen(self) -> None:
         while True:
-            identity, data = await self._socket.recv_multipart()
+            identity, *parts = await self._socket.recv_multipart()
             try:
-                self._take(identity, pods.read(data))
+                self._take(identity, pods.read(b"".join(parts)))
             except ProtocolMismatch as error:
                 log.warning("a message that cannot be read: %s", error)
                 self._send(identity, pods.Refused(str(error)))
