@@ -181,7 +181,12 @@ class Flight:
 
     def _post(self) -> bool:
         local, remote = self._parts.popleft()
-        transfer = self._agent.post(self._push, self.order.peer, self.order.span, local, remote)
+        transfer = self._agent.make(self._push, self.order.peer, self.order.span, local, remote)
+        try:
+            self._agent.start(transfer)
+        except Failed:
+            self._settle()  # the transport may have taken some of its descriptors
+            raise
         if transfer.done:
             self.bytes += transfer.bytes
         else:
