@@ -61,7 +61,8 @@ class HandoffSettings:
         if self.timeout_s <= 0:
             raise InvalidSetting("timeout_s", f"must be above 0, not {self.timeout_s}")
         for address in self.prefill:
-            if not address.startswith(("tcp://", "ipc://")):
+            port = address.rpartition(":")[2].isdecimal()
+            if not (address.startswith("ipc://") or (address.startswith("tcp://") and port)):
                 raise InvalidSetting("prefill", f"must be tcp://host:port of each, not {address!r}")
 
 
