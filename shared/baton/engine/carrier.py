@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from baton.core.errors import ProtocolMismatch
 from baton.protocol import engine as wire
 from baton.transfer import (
     Agent,
@@ -114,10 +115,14 @@ class Carrier:
     def _meet(self, message: wire.Meet) -> None:
         worker = message.worker
         self._part(worker)
-        infos = tuple(msgspec.msgpack.decode(data, type=PeerInfo) for data in message.ranks)
-        theirs = [info.layout for info in infos]
-        pushes = tuple(p for p in rank_pairs(self._layouts, theirs) if p.source == self._rank)
-        sources = tuple(p for p in rank_pairs(theirs, self._layouts) if p.destination == self._rank)
+        try:
+            infos = tuple(msgspec.msgpack.decode(data, type=PeerInfo) for data in message.ranks)
+            theirs = [info.layout for info in infos]
+            pushes = tuple(p for p in rank_pairs(self._layouts, theirs) if p.source == self._rank)
+            sources = tuple(p for p in rank_pairs(theirs, self._layouts) if p.destination == self._rank)
+        except (msgspec.MsgspecError, ProtocolMismatch) as error:  # what another pod says ends no engine
+            self._tell(wire.Lost(self._rank, worker, f"it cannot be met: {error}"))
+            return
         self._partners[worker] = Partner(infos, pushes, sources, message.guarded)
         for other in sorted({p.destination for p in pushes} | {p.source for p in sources}):
             info = infos[other]
