@@ -70,3 +70,17 @@ def test_requests_that_wait_for_room_are_refused_beyond_the_queues_bound() -> No
     with pytest.raises(QueueFull, match="max_queued"):
         decode.submit(request("nor here", [1, 2], 4))
     assert "one too many" not in decode.scheduler.sequences
+
+
+def test_a_prompt_that_came_to_nothing_elsewhere_keeps_its_place_in_the_queue() -> None:
+    decode = engine(max_running=1)
+    decode.intake.ask(request("first", list(range(40)), 4), "attempt")
+    assert decode.step().reserved
+    for id in ("second", "third"):
+        decode.submit(request(id, [1, 2, 3], 4))
+    decode.intake.local("first")
+    decode.intake.over("attempt")
+    told: list[str] = []
+    while not decode.idle:
+        told += [update.id for update in decode.step().updates if update.finish is not None]
+    assert told == ["first", "second", "third"]

@@ -285,11 +285,9 @@ class Scheduler:
         sequence.mark("retracted", self.now())
         self.holdings.store(sequence)
         self._leave(sequence)
-        sequence.stage = Stage.WAITING
         if not sequence.generated:
             sequence.scores = []
-        at = next((i for i, s in enumerate(self.waiting) if s.arrival > sequence.arrival), len(self.waiting))
-        self.waiting.insert(at, sequence)
+        self.queue(sequence)
 
     # ---- launching ----
 
@@ -422,9 +420,11 @@ class Scheduler:
         return True
 
     def queue(self, sequence: Sequence) -> None:
-        """Let an arriving sequence be computed here instead; it keeps the pages it holds."""
+        """Let a sequence that came before be computed here; it keeps the pages it holds, and its place in the
+        order of arrival."""
         sequence.stage = Stage.WAITING
-        self.waiting.append(sequence)
+        at = next((i for i, s in enumerate(self.waiting) if s.arrival > sequence.arrival), len(self.waiting))
+        self.waiting.insert(at, sequence)
 
     # ---- leaving ----
 
