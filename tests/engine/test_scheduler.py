@@ -267,6 +267,23 @@ def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:
     assert holdings.cache.pages == 0
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_who_has_pages_twice_comes_back_with_them_once(overlap: bool, mixed: bool, waits: bool) -> None:
+    """Equal prompts decode equal pages; those of the second are beside the first one's in the cache, and hold
+    them there. Alone it needs every page of the pool once."""
+    served = engine(pages=12, overlap=overlap, mixed=mixed)
+    tokens = {"short": 20, "long": 28}
+    for id, count in tokens.items():
+        served.submit(request(id, [1] * 16, count))
+    if waits:
+        served.submit(request("last", [2] * 20, 5))
+    found = run(served, limit=1000)
+    assert all(found[id] == continuation([1] * 16, count, VOCAB) for id, count in tokens.items())
+    assert served.scheduler.retractions > 0
+
+
 def test_what_cannot_be_served_is_refused_with_the_field_named() -> None:
     served = engine(max_queued=1)
     with pytest.raises(PromptTooLong, match="prompt: has 300 tokens"):

@@ -94,6 +94,10 @@ class Holdings:
                 sequence.owned[index] = False
         sequence.stored = complete
 
+    def doubled(self, sequence: Sequence) -> bool:
+        """Whether it owns pages whose like the cache has, and keeps those locked as well."""
+        return self.cache.reuses and any(sequence.owned[: sequence.stored])
+
     def release(self, sequence: Sequence) -> None:
         """Take everything back from a sequence that no launched step touches."""
         assert sequence.inflight == 0, sequence

@@ -267,11 +267,15 @@ class Scheduler:
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
         """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
 
-        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended.
+        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. Nor is
+        the last one, unless it keeps pages of which the cache has others: it takes less when it comes back.
         """
         self.headroom.retracted()
         holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
-        for sequence in victims(s for s in holders if not s.lent)[:-1]:
+        found = victims(s for s in holders if not s.lent)
+        if found and not self.holdings.doubled(found[-1]):
+            found.pop()
+        for sequence in found:
             self.retractions += 1
             self._requeue(sequence)
             wanting, growing = self._wanting()
