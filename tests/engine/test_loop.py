@@ -61,6 +61,29 @@ def test_pages_are_reserved_and_first_tokens_told_while_a_step_is_in_flight() ->
     assert len(runner.launched) == 2, "nothing was launched or absorbed meanwhile"
 
 
+def test_a_row_that_changes_hands_between_two_launches_is_told_once() -> None:
+    """Of two words on one row in a batch, a GPU takes either: the second would have the first one's seed."""
+    served, runner = slow(pages=64, max_running=2)
+    served.submit(request("busy", [1, 2, 3], 20))
+    for _ in range(3):
+        served.step(patient=False)
+    for number, id in enumerate(("left", "next")):
+        served.intake.ask(request(id, [5 + number] * 9, 5, seed=number), f"{id}/1")
+        served.step(patient=False)
+        served.intake.first_token(f"{id}/1", 7, None, ())
+        served.intake.landed(f"{id}/1")
+        served.step(patient=False)
+        assert served.scheduler.load().running == 2
+        if id == "left":
+            served.abort(id)
+    batches: list[Batch] = []
+    served.announce = batches.append
+    runner.done += 1
+    served.step(patient=False)
+    served.step(patient=False)
+    assert [(one.row, one.sampling.seed) for one in batches[0].fresh] == [(2, 1)]
+
+
 def test_impatience_changes_no_token() -> None:
     chance = random.Random(3)
     served, runner = slow(pages=48, max_running=5)

@@ -64,7 +64,8 @@ class Scheduler:
         self._rows = list(range(limits.max_running, 0, -1))
         self.steps = 0
         self._arrivals = 0
-        self._fresh: list[Fresh] = []
+        self._fresh: dict[int, Fresh] = {}
+        """By row, since a row may change hands again before a step is launched."""
         self._table: dict[tuple[int, int], int] = {}
         """(row, column) → page, to be written before the next step; the last word on a place counts."""
 
@@ -306,18 +307,17 @@ class Scheduler:
             1.0,
         )
         tokens = np.asarray(sequence.tokens if penalised else (), dtype=np.int32)
-        self._fresh.append(
-            Fresh(sequence.row, sampling, tuple(sorted(sequence.stops)), sequence.prompt, tokens, last)
-        )
+        stops = tuple(sorted(sequence.stops))
+        self._fresh[sequence.row] = Fresh(sequence.row, sampling, stops, sequence.prompt, tokens, last)
 
     def _table_write(self, sequence: Sequence, first: int) -> None:
         for column in range(first, len(sequence.pages)):
             self._table[sequence.row, column] = sequence.pages[column]
 
     def _launch(self, spans: list[Span], decodes: list[Sequence]) -> Launch:
-        batch = assemble(self.steps, tuple(self._fresh), self._table, spans, decodes)
+        batch = assemble(self.steps, tuple(self._fresh.values()), self._table, spans, decodes)
         self.steps += 1
-        self._fresh = []
+        self._fresh = {}
         self._table = {}
         for span in spans:
             sequence = span.sequence
