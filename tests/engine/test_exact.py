@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.engine.inline import Inline
 
 from baton.core.types import SamplingParams
 from baton.engine import LLM
+from baton.engine.runner import SCORED
 
 TOKENS = 10
 GREEDY = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True)
@@ -142,3 +144,26 @@ def test_logprobs_are_those_of_transformers(checkpoint: Make) -> None:
         for i, one in enumerate(scores):
             assert one.logprob == pytest.approx(float(logprobs[i, prompt[i + 1]]), abs=1e-4)
             assert len(one.top) == 3
+
+
+def test_a_long_prompt_is_scored_piece_by_piece(checkpoint: Make) -> None:
+    """A line of logits takes some of a MB: those of a whole prompt together would end the engine."""
+    made = checkpoint("qwen3")
+    prompt = [token % 101 for token in range(1, 240)]
+    lines = []
+    with Inline(made.directory) as served:
+        decoder = served.built.runner.decoder
+
+        class Head:
+            def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+                lines.append(len(hidden))
+                return decoder.head(hidden)
+
+        served.built.runner.decoder = replace(decoder, head=Head())
+        ((update,),) = served.generate([prompt], SamplingParams(max_tokens=1, prompt_logprobs=0))
+    with torch.inference_mode():
+        logprobs = made.model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    assert update.scores is not None and [one.token_id for one in update.scores] == prompt[1:]
+    wanted = [float(logprobs[i, token]) for i, token in enumerate(prompt[1:])]
+    assert [one.logprob for one in update.scores] == pytest.approx(wanted, abs=1e-4)
+    assert max(lines) <= SCORED < len(prompt)

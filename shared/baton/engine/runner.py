@@ -33,8 +33,13 @@ NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32
 MOST_READ = 32 << 30
 """Bytes of keys and values that the tokens of prompts in a graph read together, each anew: some 8 ms of a
 GPU's memory, where launching the kernels of a step one by one takes the host 30."""
+SCORED = 128
+"""Tokens of a prompt that are scored together: each has a line of logits, some of a MB, three times over."""
 LOOK_S = 0.00003
 """Between two looks at an event that is waited for."""
+
+Scored = tuple[list[Picked], int]
+"""A span's scores, piece by piece, and how many alternatives are wanted with each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,15 +258,17 @@ class Runner:
             return []
         return [self.sampling.of(row).sampling.logprobs for row in rows.tolist()]
 
-    def _score_spans(self, batch: Batch, hidden: Tensor) -> list[tuple[Picked, int]]:
+    def _score_spans(self, batch: Batch, hidden: Tensor) -> list[Scored]:
         """Log-probabilities of prompt tokens, for spans that want them: line i scores token i + 1."""
-        found = []
+        found: list[Scored] = []
         at = 0
         for row, count, following in zip(batch.span_rows, batch.span_tokens, batch.following, strict=True):
             if following is not None:
                 top = self.sampling.of(int(row)).sampling.prompt_logprobs or 0
                 targets = torch.from_numpy(following.astype(np.int64)).to(self.device)
-                found.append((score(self.decoder.logits(hidden[at : at + len(following)]), targets), top))
+                lines = hidden[at : at + len(following)].split(SCORED)
+                pieces = zip(lines, targets.split(SCORED), strict=True)
+                found.append(([score(self.decoder.logits(some), ids) for some, ids in pieces], top))
             at += int(count)
         return found
 
@@ -275,7 +282,7 @@ def _step_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "step", torch.set_num_threads, (torch.get_num_threads(),))
 
 
-def _settled(picked: Picked, tops: list[int | None], scores: list[tuple[Picked, int]]) -> _Awaited:
+def _settled(picked: Picked, tops: list[int | None], scores: list[Scored]) -> _Awaited:
     """Start copying a step's tokens to the host."""
     tokens = picked.tokens
     event: torch.cuda.Event | None = None
@@ -310,7 +317,7 @@ class _Awaited:
     """On the host, once the event has come."""
     picked: Picked
     tops: list[int | None]
-    scores: list[tuple[Picked, int]]
+    scores: list[Scored]
 
     def ready(self, within_s: float = 0.0) -> bool:
         event = self.event
@@ -327,5 +334,8 @@ class _Awaited:
         if self.event is not None:
             self.event.synchronize()
         logprobs = entries(self.picked, self.tops) if self.picked.logprobs is not None else None
-        scored = tuple(_present(entries(p, [top] * len(p.tokens))) for p, top in self.scores)
+        scored = tuple(
+            tuple(one for part in parts for one in _present(entries(part, [top] * len(part.tokens))))
+            for parts, top in self.scores
+        )
         return Outcome(self.tokens.numpy(), logprobs, scored)
