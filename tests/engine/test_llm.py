@@ -290,3 +290,14 @@ def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{ not json")
     assert "config.json" in str(refused(tmp_path))
     assert str(refused(tmp_path / "nowhere")) == f"model: {tmp_path}/nowhere is not a directory"
+
+
+def test_a_tokenizer_that_is_not_there_leaves_no_engine_behind(tmp_path: Path) -> None:
+    async def work() -> None:
+        nowhere = str(tmp_path / "nowhere")
+        made = AsyncLLM(str(model_path()), tokenizer=nowhere, pages=40, max_model_len=64, threads=1)
+        with pytest.raises(Misconfigured, match="tokenizer"):
+            await made.__aenter__()
+        assert made.worker.facts is not None and made.worker.gone
+
+    asyncio.run(work())

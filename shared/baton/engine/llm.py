@@ -59,7 +59,11 @@ class AsyncLLM:
 
     async def __aenter__(self) -> AsyncLLM:
         await self.worker.__aenter__()
-        self.tokenizer = await asyncio.to_thread(_tokenizer, self._tokenizer_source)
+        try:
+            self.tokenizer = await asyncio.to_thread(_tokenizer, self._tokenizer_source)
+        except BaseException:  # there will be no `__aexit__`
+            await self.worker.close()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
