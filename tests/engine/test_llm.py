@@ -6,6 +6,9 @@ import asyncio
 import json
 import re
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -161,6 +164,25 @@ def test_as_many_settings_as_prompts(llm: LLM) -> None:
 def test_lists_begin_with_the_longest_answers_and_streams_with_the_most_urgent(llm: LLM) -> None:
     assert llm._llm.config.policy == "lof"
     assert AsyncLLM(str(model_path())).config.policy == "priority"
+
+
+def test_an_interrupt_ends_the_work(llm: LLM) -> None:
+    """As Ctrl-C, or a notebook's stop button: it comes while the main thread waits for the loop's."""
+    long = SamplingParams(max_tokens=200, ignore_eos=True)
+
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        worker = llm._llm.worker
+        while not (worker.open and worker.load is not None and worker.load.running):
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["The cat"] * 40, long)
+    llm.generate("The cat", SamplingParams(max_tokens=1))
+    assert llm._llm.worker.open == 0
 
 
 def test_closing_twice_is_once_and_a_closed_one_says_so() -> None:

@@ -18,7 +18,7 @@ from baton.core.errors import BatonError, InvalidField, UnsupportedModel, Worker
 from baton.core.types import Finish, Request, SamplingParams, TokenLogprob
 from baton.engine.config import EngineConfig
 from baton.engine.transcript import Delta, Transcript
-from baton.engine.worker import Progress, Worker
+from baton.engine.worker import STOP_SECONDS, Progress, Worker
 from baton.protocol.engine import EngineFacts, Update
 from baton.tokens.identity import page_identities, root_salt
 from baton.tokens.tokenizer import Tokenizer
@@ -231,12 +231,25 @@ class LLM:
         if not self._loop.is_running():
             work.close()
             raise WorkerDied("this LLM was closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        found = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return found.result()
+        except BaseException:
+            found.cancel()  # interrupted here, it goes on there
+            raise
 
     def _stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(_others_end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _others_end() -> None:
+    """What was interrupted lets go of its processes before the loop stops."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=2 * STOP_SECONDS)
 
 
 async def _make(make: Callable[[], T]) -> T:
