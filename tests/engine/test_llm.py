@@ -247,6 +247,18 @@ async def _cancel(llm: AsyncLLM, long: SamplingParams) -> None:
         await waiting
 
 
+def test_a_list_may_be_longer_than_the_queue() -> None:
+    async def work(llm: AsyncLLM) -> None:
+        outputs = await llm.generate([[5, 6, i] for i in range(20)], SamplingParams(max_tokens=2, n=2))
+        wanted = [(i, n) for i in range(20) for n in (0, 1)]
+        assert [(o.prompt_token_ids[2], o.index) for o in outputs] == wanted
+        with pytest.raises(PromptTooLong):
+            await llm.generate([[5], [5] * 3000, *[[6]] * 20])
+        assert len(await llm.generate([[5]] * 9)) == 9 and llm.worker.open == 0
+
+    run(work, max_queued=3, max_running=2)
+
+
 def test_a_model_without_a_tokenizer_takes_ids_alone(checkpoint: Make) -> None:
     async def work(llm: AsyncLLM) -> None:
         assert llm.tokenizer is None

@@ -92,14 +92,22 @@ class AsyncLLM:
         collectors = [
             _Collector(request, index, self) for requests in made for index, request in enumerate(requests)
         ]
+        room = asyncio.Semaphore(self.config.max_queued)
+        tasks = [asyncio.ensure_future(self._collect(collector, room)) for collector in collectors]
         try:
-            for collector in collectors:
-                self.worker.submit(collector.request, collector.take)
-            return [await collector.done for collector in collectors]
+            return list(await asyncio.gather(*tasks))
         finally:
-            for collector in collectors:
+            for task in tasks:
+                task.cancel()
+
+    async def _collect(self, collector: _Collector, room: asyncio.Semaphore) -> Output:
+        """One sequence's output; asked for once the engine's queue has `room`, however long the list is."""
+        async with room:
+            try:
+                self.worker.submit(collector.request, collector.take)
+                return await collector.done
+            finally:
                 self.worker.abort(collector.request.id)
-                collector.done.cancel()
 
     async def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> AsyncIterator[Delta]:
         """One prompt's tokens as they come; leaving the loop early stops the work."""
