@@ -167,6 +167,14 @@ def test_top_k_of_one_is_greedy() -> None:
     assert sample(sampler(lines), lines, logits).tokens.tolist() == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-6, 1e-37, 1e-44, 1e-300])
+def test_however_cold_the_likeliest_is_taken(temperature: float) -> None:
+    """Divided by so little, several logits are infinite, and the first of those would be taken."""
+    line = Line(0, SamplingParams(temperature=temperature, seed=3))
+    logits = torch.tensor([[1.0, 30.0, -2.0, 40.0, *[0.0] * (VOCAB - 4)]])
+    assert sample(sampler([line]), [line], logits).tokens.tolist() == [3]
+
+
 def test_the_likeliest_always_survives() -> None:
     sharp = [0.0] * VOCAB
     sharp[6] = 40.0
