@@ -156,6 +156,14 @@ def test_what_the_engine_refuses_names_its_field(
     assert len(llm.generate([1, 2, 3], GREEDY)) == 1, "the engine goes on"
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "top_k", "stop_token_ids", "logit_bias"])
+def test_numbers_that_no_message_carries_are_refused(field: str) -> None:
+    huge = 2**70
+    value = {"stop_token_ids": (huge,), "logit_bias": ((huge, 1.0),)}.get(field, huge)
+    with pytest.raises(InvalidField, match=field):
+        SamplingParams(**{field: value})  # type: ignore[arg-type]
+
+
 def test_as_many_settings_as_prompts(llm: LLM) -> None:
     with pytest.raises(InvalidField, match="sampling_params: has 2 entries for 3 prompts"):
         llm.generate(["a", "b", "c"], [GREEDY] * 2)

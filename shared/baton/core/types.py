@@ -75,6 +75,8 @@ class SamplingParams:
             if not ok:
                 raise InvalidField(name, f"must be {rule}, not {getattr(self, name)!r}")
 
+        for name in ("max_tokens", "min_tokens", "top_k"):
+            need((getattr(self, name) or 0) < 2**63, name, "a 64-bit number")  # what messages carry
         need(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "1 or more")
         need(self.min_tokens >= 0, "min_tokens", "0 or more")
         if self.max_tokens is not None:
@@ -94,11 +96,11 @@ class SamplingParams:
             need(k is None or 0 <= k <= MAX_TOP_LOGPROBS, name, f"between 0 and {MAX_TOP_LOGPROBS}")
         need(all(s for s in self.stop), "stop", "made of strings that are not empty")
         need(len(self.stop) <= 16, "stop", "at most 16 strings")
-        need(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids", "token ids of 0 or more")
+        need(all(0 <= t < 2**31 for t in self.stop_token_ids), "stop_token_ids", "token ids of 0 or more")
         need(len(self.stop_token_ids) <= 128, "stop_token_ids", "at most 128 token ids")
         need(len(self.logit_bias) <= 1024, "logit_bias", "at most 1024 entries")
         for token, bias in self.logit_bias:
-            if token < 0 or not -100.0 <= bias <= 100.0:
+            if not 0 <= token < 2**31 or not -100.0 <= bias <= 100.0:
                 raise InvalidField("logit_bias", f"{token}: {bias} needs a token id and -100 to 100")
 
     @property
