@@ -138,6 +138,45 @@ def test_a_broken_number_is_named(value: Any) -> None:
         parse({**PLAIN, "hidden_size": value})
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("rms_norm_eps", {"rms_norm_eps": None}),
+        ("rms_norm_eps", {"rms_norm_eps": "1e-5"}),
+        ("rope_theta", {"rope_theta": -5.0}),
+        ("rope_scaling", {"rope_scaling": "yarn"}),
+        ("factor", {"rope_scaling": {"rope_type": "linear", "factor": "4"}}),
+        ("factor", {"rope_scaling": {"rope_type": "linear", "factor": -4.0}}),
+        (
+            "original_max_position_embeddings",
+            {"rope_scaling": {**YARN, "original_max_position_embeddings": "x"}},
+        ),
+        ("beta_fast", {"rope_scaling": {**YARN, "beta_fast": [32]}}),
+        ("eos_token_id", {"eos_token_id": "</s>"}),
+        ("eos_token_id", {"eos_token_id": [[1]]}),
+        ("bos_token_id", {"bos_token_id": "<s>"}),
+        ("architectures", {"architectures": "LlamaForCausalLM"}),
+        ("architectures", {"architectures": [["LlamaForCausalLM"]]}),
+        ("max_window_layers", {"max_window_layers": "2", "use_sliding_window": True}),
+        ("layer_types", {"layer_types": 4}),
+        ("layer_types", {"layer_types": [["full_attention"]] * 4}),
+        ("mlp_only_layers", {"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": 1}),
+    ],
+)
+def test_what_is_of_another_kind_is_named(field: str, changes: dict[str, Any]) -> None:
+    base = {**PLAIN, "architectures": ["Qwen3ForCausalLM"]}
+    with pytest.raises(InvalidSetting, match=f"config.json: {field}: must be "):
+        parse({**base, **changes})
+
+
+def test_a_token_below_0_is_none() -> None:
+    config = parse({**PLAIN, "eos_token_id": [-1, 7], "bos_token_id": -1})
+    assert (config.eos_token_ids, config.bos_token_id) == ((7,), None)
+
+
 def test_windows_follow_each_family() -> None:
     switched = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 3}
     assert parse({**PLAIN, "sliding_window": 7}).windows == (None,) * 4

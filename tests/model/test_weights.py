@@ -146,6 +146,23 @@ def test_a_directory_without_weights_says_so(checkpoint: Make, tmp_path: Path) -
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "index", [[], {"weight_map": []}, {"weight_map": {"a": ["b"]}}, {"weight_map": {"a": 1}}]
+)
+def test_an_index_of_another_kind_is_named(tmp_path: Path, index: object) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightMismatch, match=r"index\.json cannot be read"):
+        weights_digest(tmp_path)
+
+
+@pytest.mark.parametrize("header", [[], {"a": 1}, {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}])
+def test_a_header_of_another_kind_is_named(tmp_path: Path, header: object) -> None:
+    content = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+    with pytest.raises(WeightMismatch, match=r"model\.safetensors is not a safetensors file"):
+        weights_digest(tmp_path)
+
+
 def test_one_changed_weight_matrix_changes_the_identity(checkpoint: Make, tmp_path: Path) -> None:
     made = checkpoint("llama")
     name = "model.layers.2.self_attn.v_proj.weight"

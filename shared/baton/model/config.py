@@ -18,7 +18,7 @@ from typing import Any
 from baton.core.errors import InvalidSetting, UnsupportedModel
 from baton.model.families import FAMILIES, SUPPORTED, Family, Window, refusals
 from baton.model.files import weights_digest
-from baton.model.rope import Rope, read_rope
+from baton.model.rope import Rope, positive, read_rope
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 KV_BYTES: Mapping[str, int] = {**DTYPE_BYTES, "float8_e4m3fn": 1}
@@ -144,7 +144,7 @@ def parse(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        norm_eps=positive("rms_norm_eps", raw.get("rms_norm_eps", 1e-6)),
         rope=rope,
         windows=_windows(raw, family, architecture),
         max_model_len=_longest(rope, positions),
@@ -155,13 +155,13 @@ def parse(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -
         qk_norm=family.qk_norm,
         experts=_experts(raw) if family.experts else None,
         dtype=_dtype(raw),
-        eos_token_ids=_token_ids(raw.get("eos_token_id"), (generation or {}).get("eos_token_id")),
-        bos_token_id=_token_ids(raw.get("bos_token_id"))[0] if raw.get("bos_token_id") is not None else None,
+        eos_token_ids=_token_ids("eos_token_id", raw, generation or {}),
+        bos_token_id=next(iter(_token_ids("bos_token_id", raw)), None),
     )
 
 
 def _family(raw: Mapping[str, Any]) -> tuple[str, Family]:
-    named = raw.get("architectures") or [
+    named = _list(raw, "architectures", str) or [
         name for name, family in FAMILIES.items() if family.model_type == raw.get("model_type")
     ]
     for name in named:
@@ -178,19 +178,27 @@ def _windows(raw: Mapping[str, Any], family: Family, architecture: str) -> tuple
         width = None
     if family.window is Window.NEVER:
         width = None
-    first = int(raw.get("max_window_layers", 28)) if family.window is Window.LATE else 0
+    first = _first_window(raw) if family.window is Window.LATE and width is not None else 0
     kinds = ["sliding_attention" if width and layer >= first else "full_attention" for layer in range(layers)]
-    stated = raw.get("layer_types")
-    if stated is not None and list(stated) != kinds:
+    stated = _list(raw, "layer_types", str)
+    if stated and stated != kinds:
         known = set(stated) <= {"full_attention", "sliding_attention"}
         if family.window is not Window.LATE or not known or len(stated) != layers:
             raise UnsupportedModel(f"{architecture} with layer_types = {stated} is not supported")
-        kinds = list(stated)
+        kinds = stated
     if width is None and "sliding_attention" in kinds:
         raise UnsupportedModel(f"{architecture}: layer_types names sliding layers but no window is set")
     if width is not None:
         width = _count({"sliding_window": width}, "sliding_window")
     return tuple(width if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _first_window(raw: Mapping[str, Any]) -> int:
+    """The first layer with a window, where the layers are not named."""
+    first = raw.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int):
+        raise InvalidSetting("config.json: max_window_layers", f"must be a whole number, not {first!r}")
+    return first
 
 
 def _experts(raw: Mapping[str, Any]) -> Experts:
@@ -200,7 +208,7 @@ def _experts(raw: Mapping[str, Any]) -> Experts:
     if per_token > count:
         raise UnsupportedModel(f"{per_token} experts per token of {count}")
     step = _count(raw, "decoder_sparse_step", 1)
-    dense = set(raw.get("mlp_only_layers") or ())
+    dense = set(_list(raw, "mlp_only_layers", int))
     return Experts(
         count=count,
         per_token=per_token,
@@ -228,13 +236,24 @@ def _itemsize(dtype: str) -> int:
     return KV_BYTES[dtype]
 
 
-def _token_ids(*stated: Any) -> tuple[int, ...]:
+def _token_ids(key: str, *files: Mapping[str, Any]) -> tuple[int, ...]:
+    """Those that the files name together; a negative one is no token, as some checkpoints say it."""
     found: dict[int, None] = {}
-    for value in stated:
+    for value in (file.get(key) for file in files):
         for token in value if isinstance(value, list) else [value]:
-            if token is not None:
-                found[int(token)] = None
+            if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
+                raise InvalidSetting(f"config.json: {key}", f"must be token ids, not {value!r}")
+            if token is not None and token >= 0:
+                found[token] = None
     return tuple(found)
+
+
+def _list(raw: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    """A key's list; empty where there is none."""
+    value = raw.get(key)
+    if value is not None and not (isinstance(value, list) and all(isinstance(one, kind) for one in value)):
+        raise InvalidSetting(f"config.json: {key}", f"must be a list of {kind.__name__}, not {value!r}")
+    return value or []
 
 
 def _count(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -27,9 +27,9 @@ def weight_files(directory: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            missing = [name for name in names if not (directory / name).is_file()]
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise WeightMismatch(f"{index} cannot be read: {error!r}") from error
-        missing = [name for name in names if not (directory / name).is_file()]
         if missing:
             raise WeightMismatch(f"{index} names files that are not there: {', '.join(missing)}")
         return [directory / name for name in names]
@@ -98,5 +98,5 @@ def _tensors(path: Path) -> list[_Tensor]:
             for name, entry in header.items()
             if name != "__metadata__"
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise WeightMismatch(f"{path} is not a safetensors file: {error}") from error
