@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 from tests.engine.test_scheduler import VOCAB, engine, prompts, request
 
 from baton.engine.batch import Batch, Outcome
@@ -82,6 +83,30 @@ def test_a_row_that_changes_hands_between_two_launches_is_told_once() -> None:
     served.step(patient=False)
     served.step(patient=False)
     assert [(one.row, one.sampling.seed) for one in batches[0].fresh] == [(2, 1)]
+
+
+def test_who_has_arrived_gets_the_row_of_who_cannot_go_on() -> None:
+    """With one row, the sequence in it waits for pages and those of the next one for the row."""
+    served = engine(pages=12, max_running=1)
+    served.scheduler.headroom.share = 0.1
+    served.submit(request("runs", [1] * 4, 40))
+    told = served.step().updates + served.step().updates
+    served.intake.ask(request("arrives", list(range(20)), 5), "arrives/1")
+    happened = served.step()
+    told += happened.updates
+    (reserved,) = happened.reserved
+    runner = served.runner
+    assert isinstance(runner, MirrorRunner)
+    runner.pool[list(reserved.pages)] = np.arange(20).reshape(5, 4)  # what the writer's pages hold
+    first = continuation(list(range(20)), 1, VOCAB)[0]
+    served.intake.first_token("arrives/1", first, None, ())
+    served.intake.landed("arrives/1")
+    for _ in range(200):
+        told += served.step().updates
+    tokens = {id: [u.token for u in told if u.id == id] for id in ("runs", "arrives")}
+    assert tokens["arrives"] == continuation(list(range(20)), 5, VOCAB)
+    assert tokens["runs"] == continuation([1] * 4, 40, VOCAB) and served.idle
+    served.scheduler.check_integrity()
 
 
 def test_impatience_changes_no_token() -> None:

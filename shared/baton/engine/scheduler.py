@@ -268,13 +268,14 @@ class Scheduler:
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
         """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
 
-        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. Nor is
-        the last one, unless it keeps pages of which the cache has others: it takes less when it comes back.
+        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. The last sequence stays, unless who has arrived waits for its row, or
+        it keeps pages of which the cache has others: it takes less when it comes back.
         """
         self.headroom.retracted()
         holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
         found = victims(s for s in holders if not s.lent)
-        if found and not self.holdings.doubled(found[-1]):
+        arrived = any(s.stage is Stage.ARRIVING and s.pages and not s.lent for s in self.sequences.values())
+        if found and not arrived and not self.holdings.doubled(found[-1]):
             found.pop()
         for sequence in found:
             self.retractions += 1
