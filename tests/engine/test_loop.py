@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
-from tests.engine.test_scheduler import VOCAB, engine, prompts, request
+from tests.engine.test_scheduler import VOCAB, engine, prompts, request, run
 
 from baton.engine.batch import Batch, Outcome
 from baton.engine.flight import Flight
@@ -107,6 +107,24 @@ def test_who_has_arrived_gets_the_row_of_who_cannot_go_on() -> None:
     assert tokens["arrives"] == continuation(list(range(20)), 5, VOCAB)
     assert tokens["runs"] == continuation([1] * 4, 40, VOCAB) and served.idle
     served.scheduler.check_integrity()
+
+
+def test_prompts_that_have_landed_in_part_do_not_wait_for_each_others_pages() -> None:
+    """Both writers were lost, and neither prompt's rest finds room beside the other's beginning."""
+    served = engine(pages=12)
+    asked = {"one": (list(range(32)), 4), "two": (list(range(40, 68)), 3)}
+    runner = served.runner
+    assert isinstance(runner, MirrorRunner)
+    for id, (prompt, landed) in asked.items():
+        served.intake.ask(request(id, prompt, 4), f"{id}/1")
+        if id == "two":  # it takes what the first one's writer leaves
+            served.intake.over("one/1")
+        (reserved,) = served.step().reserved
+        runner.pool[list(reserved.pages[:landed])] = np.reshape(prompt[: landed * 4], (landed, 4))
+        served.intake.progress(f"{id}/1", landed)
+        served.intake.local(id)
+    served.intake.over("two/1")
+    assert run(served, limit=200) == {id: continuation(prompt, 4, VOCAB) for id, (prompt, _) in asked.items()}
 
 
 def test_impatience_changes_no_token() -> None:

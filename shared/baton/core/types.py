@@ -14,10 +14,6 @@ from baton.core.errors import InvalidField
 MAX_TOP_LOGPROBS = 20
 """The most alternatives per token that a client may ask for (OpenAI's limit)."""
 
-COLDEST = 1e-6
-"""A temperature below this is 0: only ties are left to chance, and logits divided by it leave float32."""
-
-
 COLDEST = 1e-5
 """Below this temperature the likeliest token is taken: logits divided by less are infinite before long."""
 

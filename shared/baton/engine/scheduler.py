@@ -154,7 +154,7 @@ class Scheduler:
                     break
                 if self.awaits_twin(sequence):
                     continue
-                if not self._admit(sequence):
+                if not self._admit(sequence) and not self._admit_alone(sequence):
                     break
                 spans.append(self._span(sequence, budget))
                 budget -= spans[-1].tokens
@@ -174,9 +174,8 @@ class Scheduler:
 
     def _cached_pages(self, sequence: Sequence) -> int:
         size = self.holdings.page_size
-        return len(
-            self.holdings.cache.match(sequence.identities_of(len(sequence.tokens) // size, size)).pages
-        )
+        chain = sequence.identities_of(len(sequence.tokens) // size, size)
+        return len(self.holdings.cache.match(chain).pages)
 
     def awaits_twin(self, sequence: Sequence) -> bool:
         """Whether an admitted prompt is computing this one's next uncached page: then it waits and shares."""
@@ -206,14 +205,23 @@ class Scheduler:
             self._hold(sequence)
         return True
 
+    def _admit_alone(self, sequence: Sequence) -> bool:
+        """Where nothing runs, no page comes free by itself: others that wait give up what landed of them."""
+        holders = [s for s in self.waiting if s.pages and not s.lent and s is not sequence]
+        for other in victims(holders) if not self.running and not self.prefilling else []:
+            self.retractions += 1
+            self._requeue(other)
+            if self._admit(sequence):
+                return True
+        return False
+
     def reserve(self, sequence: Sequence, tokens: int) -> bool:
         """Lock what is cached of a sequence and give it pages for `tokens` in all, if that leaves room for
         the running ones; else it holds nothing and the answer is False."""
         holdings = self.holdings
         holdings.adopt(sequence)
         need = holdings.pages_for(tokens) - len(sequence.pages)
-        spare = self._spare([sequence])
-        if need + spare > holdings.available or not holdings.make_room(need):
+        if need + self._spare([sequence]) > holdings.available or not holdings.make_room(need):
             holdings.release(sequence)
             return False
         holdings.grow(sequence, need)
@@ -268,8 +276,9 @@ class Scheduler:
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
         """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
 
-        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. The last sequence stays, unless who has arrived waits for its row, or
-        it keeps pages of which the cache has others: it takes less when it comes back.
+        What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. The
+        last sequence stays, unless who has arrived waits for its row, or it keeps pages of which the cache has
+        others: it takes less when it comes back.
         """
         self.headroom.retracted()
         holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
@@ -290,7 +299,8 @@ class Scheduler:
     def _requeue(self, sequence: Sequence) -> None:
         sequence.mark("retracted", self.now())
         self.holdings.store(sequence)
-        self._leave(sequence)
+        self._unlist(sequence)
+        self._free(sequence)
         if not sequence.generated:
             sequence.scores = []
         self.queue(sequence)
@@ -302,12 +312,8 @@ class Scheduler:
         sequence.row = self._rows.pop()
         self._table_write(sequence, 0)
         sampling = sequence.request.sampling
-        penalised = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) != (
-            0.0,
-            0.0,
-            1.0,
-        )
-        tokens = np.asarray(sequence.tokens if penalised else (), dtype=np.int32)
+        penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
+        tokens = np.asarray(sequence.tokens if penalties != (0.0, 0.0, 1.0) else (), dtype=np.int32)
         stops = tuple(sorted(sequence.stops))
         self._fresh[sequence.row] = Fresh(sequence.row, sampling, stops, sequence.prompt, tokens, last)
 
@@ -451,10 +457,6 @@ class Scheduler:
             self._free(sequence)
             sequence.stage = Stage.GONE
             del self.sequences[sequence.request.id]
-
-    def _leave(self, sequence: Sequence) -> None:
-        self._unlist(sequence)
-        self._free(sequence)
 
     def _unlist(self, sequence: Sequence) -> None:
         lists = {Stage.WAITING: self.waiting, Stage.PREFILLING: self.prefilling, Stage.RUNNING: self.running}
