@@ -277,9 +277,7 @@ class Scheduler:
         """Send sequences back to the queue until the others' next pages fit. Their tokens are kept.
 
         What transfers touch cannot be taken: if only that is left, nobody runs until they have ended. The
-        last sequence stays, unless who has arrived waits for its row, or it keeps pages of which the cache has
-        others: it takes less when it comes back.
-        """
+        last stays, unless who has arrived waits for its row, or the cache has other copies of its pages."""
         self.headroom.retracted()
         holders = [*self.running, *self.prefilling, *(s for s in self.waiting if s.pages)]
         found = victims(s for s in holders if not s.lent)
