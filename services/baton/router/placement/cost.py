@@ -85,8 +85,9 @@ class CostPolicy:
     def _local(self, view: View, owned: Sequence[Owner], query: Query) -> list[Way]:
         """The best owners that compute the prompt themselves, cheapest first."""
         settings, seed = self.settings, rank(view, query)
-        requests = sum(one.running for one in owned) / len(owned)
-        output = max(1, expected_tokens(query, settings))
+        # As many come as end, and to any of them alike: a busy one is not asked less for being slower.
+        coming = sum(one.running / one.step_s for one in owned) / len(owned)
+        coming /= max(1, expected_tokens(query, settings))
         lent = {group: lenders(seats, query) for group, seats in view.roster.prefills.items()}
         found: list[tuple[float, Owner, Computer]] = []
         for one in owned:
@@ -94,9 +95,8 @@ class CostPolicy:
                 continue
             near = lent.get(one.seat.group, ()) if one.seat.role == "decode" else ()
             read_s, rest_s, cached, lender = compute_s(one.seat, query, near, one.slowness, settings)
-            # As many come as end; those that come while it computes wait half of it, those before all of it.
-            come = requests / (output * one.step_s) * (one.queue_s + rest_s / 2)
-            later_s = settings.busy_share * come * rest_s
+            # Those that come while it computes wait half of it, those before all of it.
+            later_s = settings.busy_share * coming * (one.queue_s + rest_s / 2) * rest_s
             spread_s = settings.spread_share * rest_s * place(one.seat, seed)
             stall_s = settings.stall_share * one.running * gap_s(rest_s, settings)
             itself = Computer(
