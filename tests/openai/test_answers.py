@@ -29,6 +29,7 @@ from baton.openai import (
     error_body,
     error_event,
     model_list,
+    model_told,
     response,
     status_of,
     tokenize,
@@ -407,6 +408,9 @@ def test_the_list_of_models(model: ServedModel) -> None:
     made = client(model_list(model)).models.list()
     assert [m.id for m in made.data] == ["big", "big-latest"]
     assert {(m.object, m.created, m.owned_by) for m in made.data} == {("model", 1_700_000_000, "baton")}
+    assert client(model_told(model, "big-latest")).models.retrieve("big-latest") == made.data[1]
+    with pytest.raises(UnknownModel, match="'bigger' does not exist here; served: big, big-latest"):
+        model_told(model, "bigger")
 
 
 def test_tokenize_and_detokenize(model: ServedModel, llama2: ServedModel) -> None:

@@ -25,6 +25,7 @@ from baton.openai import (
     error_body,
     error_event,
     model_list,
+    model_told,
     response,
     timeline_event,
     tokenize,
@@ -113,6 +114,7 @@ def test_the_other_answers(model: ServedModel) -> None:
     check(tokens, answered("/tokenize")["schema"])
     check(detokenize(b'{"tokens": [40]}', model), answered("/detokenize")["schema"])
     check(model_list(model), answered("/v1/models")["schema"])
+    check(model_told(model, model.names[0]), answered("/v1/models/{model}")["schema"])
 
 
 @pytest.mark.parametrize("error", [QueueFull("later"), BatonError("what"), ValueError("never shown")])

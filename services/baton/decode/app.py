@@ -48,6 +48,7 @@ from baton.openai import (
     detokenize,
     mark_of,
     model_list,
+    model_told,
     read_bookmark,
     read_chat,
     read_completion,
@@ -98,7 +99,8 @@ class App:
             "/detokenize": post("detokenize", partial(self._convert, detokenize)),
         }
         routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
-        routes += [Route("/v1/models", self._models), Route(description.PATH, self._description)]
+        routes += [Route("/v1/models", self._models), Route("/v1/models/{model:path}", self._model)]
+        routes.append(Route(description.PATH, self._description))
         routes += self._probes()
         if not self.settings.http.metrics_port:
             routes.append(Route("/metrics", self._metrics))
@@ -205,6 +207,9 @@ class App:
 
     async def _models(self, request: HttpRequest) -> Response:
         return Response(model_list(self.pod.model), media_type=JSON)
+
+    async def _model(self, request: HttpRequest) -> Response:
+        return Response(model_told(self.pod.model, request.path_params["model"]), media_type=JSON)
 
     async def _livez(self, request: HttpRequest) -> Response:
         return _json({"live": True})

@@ -26,6 +26,7 @@ from baton.openai import (
     description,
     detokenize,
     model_list,
+    model_told,
     read_bookmark,
     read_chat,
     read_completion,
@@ -80,7 +81,8 @@ class App:
             "/detokenize": post("detokenize", partial(self._convert, detokenize)),
         }
         routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
-        routes += [Route("/v1/models", self._models), *self.probes.routes(), *self.probes.debug_routes()]
+        routes += [Route("/v1/models", self._models), Route("/v1/models/{model:path}", self._model)]
+        routes += [*self.probes.routes(), *self.probes.debug_routes()]
         routes.append(Route(description.PATH, self._description))
         if not self.settings.http.metrics_port:
             routes.append(self.probes.metrics_route())
@@ -153,3 +155,8 @@ class App:
     async def _models(self, request: HttpRequest) -> Response:
         with self.gate.admit(request.scope):
             return Response(model_list(self.understanding.generation().model), media_type=JSON)
+
+    async def _model(self, request: HttpRequest) -> Response:
+        with self.gate.admit(request.scope):
+            model = self.understanding.generation().model
+            return Response(model_told(model, request.path_params["model"]), media_type=JSON)

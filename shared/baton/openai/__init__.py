@@ -9,7 +9,7 @@ from baton.openai.bookmark import Bookmark, Had, digest_of, mark_of, read_bookma
 from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
 from baton.openai.failures import error_body, error_event, read_error, status_of
 from baton.openai.sampling import SamplingDefaults
-from baton.openai.served import ServedModel, model_list
+from baton.openai.served import ServedModel, model_list, model_told
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
 from baton.openai.stream import ChoiceStream, choice_stream, timeline_event, usage_event
 from baton.openai.tokenizing import detokenize, tokenize
@@ -38,6 +38,7 @@ __all__ = [
     "error_event",
     "mark_of",
     "model_list",
+    "model_told",
     "read_bookmark",
     "read_chat",
     "read_completion",

@@ -20,6 +20,7 @@ from baton.openai.answers import (
     Detokenized,
     FailureBody,
     Generated,
+    Model,
     ModelList,
     Timed,
     Tokenized,
@@ -53,6 +54,8 @@ class Described:
     """Type of a whole answer."""
     body: type[msgspec.Struct] | None = None
     """What is posted; None for a GET."""
+    parameter: str = ""
+    """What the path names, if it does."""
     chunks: tuple[type[msgspec.Struct], ...] = ()
     """Types of a stream's events, where it has them; one that fails ends with a failure besides."""
     refusals: tuple[int, ...] = ()
@@ -82,6 +85,9 @@ ENDPOINTS: Mapping[str, Described] = {
         summary="The text of tokens", body=DetokenizeRequest, answer=Detokenized, refusals=_REFUSALS
     ),
     "/v1/models": Described(summary="The names of the model", answer=ModelList, refusals=(429, 503)),
+    "/v1/models/{model}": Described(
+        summary="One name of the model", answer=Model, parameter="model", refusals=(404, 429, 503)
+    ),
 }
 
 
@@ -132,6 +138,9 @@ def _path(one: Described, of: Mapping[str, Any]) -> dict[str, Any]:
     for status in statuses:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": failure}
     made: dict[str, Any] = {"summary": one.summary, "responses": responses}
+    if one.parameter:
+        string = {"type": "string", "minLength": 1}
+        made["parameters"] = [{"name": one.parameter, "in": "path", "required": True, "schema": string}]
     if one.body is None:
         return {"get": made}
     made["requestBody"] = {"required": True, "content": {JSON: {"schema": of[repr(one.body)]}}}

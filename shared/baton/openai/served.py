@@ -1,7 +1,7 @@
 """The model that a service answers for: its names, limits, tokenizer and templates.
 
 Built once while a service starts; what reads requests gets it as an argument. `model_list` is the body
-of GET /v1/models.
+of GET /v1/models, `model_told` that of one of them.
 """
 
 from __future__ import annotations
@@ -76,20 +76,20 @@ class ServedModel:
 
 
 def model_list(model: ServedModel) -> bytes:
-    return msgspec.json.encode(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "id": name,
-                    "object": "model",
-                    "created": model.created,
-                    "owned_by": "baton",
-                    "root": model.names[0],
-                    "parent": None,
-                    "max_model_len": model.max_length,
-                }
-                for name in model.names
-            ],
-        }
-    )
+    return msgspec.json.encode({"object": "list", "data": [_told(model, name) for name in model.names]})
+
+
+def model_told(model: ServedModel, name: str) -> bytes:
+    return msgspec.json.encode(_told(model, model.name(name)))
+
+
+def _told(model: ServedModel, name: str) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "baton",
+        "root": model.names[0],
+        "parent": None,
+        "max_model_len": model.max_length,
+    }
