@@ -99,3 +99,25 @@ def test_leave_is_given_to_who_is_believed_and_never_again_for_what_was_begun_be
 def test_two_connections_to_one_worker_are_two_sessions() -> None:
     sessions = {Peer("tcp://127.0.0.1:1", HELLO).hello.session for _ in range(3)}
     assert len(sessions) == 3 and "" not in sessions
+
+
+def test_a_message_that_its_owner_fails_at_does_not_make_it_deaf() -> None:
+    class Failing(Owner):
+        def heard(self, peer: Peer, message: pods.PodMessage) -> None:
+            raise ValueError("a mistake of ours")
+
+    async def check() -> None:
+        prefill = Prefill()
+        peer = Peer(prefill.address, HELLO)
+        peer.owner = Failing()
+        async with peer:
+            await prefill.answer((await prefill.hear(pods.Hello)).session)
+            await until_ready(peer)
+            await prefill.say(pods.Ended("att", True, ""))
+            await prefill.say(pods.Ping(waiting=7))
+            async with asyncio.timeout(10):
+                while peer.waiting != 7:
+                    await asyncio.sleep(0.005)
+        prefill.context.destroy(linger=0)
+
+    asyncio.run(check())

@@ -87,6 +87,23 @@ def test_a_killed_rank_ends_every_request_and_every_other_rank(victim: int) -> N
     run(work)
 
 
+def test_a_sink_that_raises_ends_the_worker_instead_of_leaving_everybody_waiting() -> None:
+    async def work() -> None:
+        def broken(update: wire.Update) -> None:
+            if update.finish is None:
+                raise ValueError("a mistake of ours")
+
+        others: list[wire.Update] = []
+        async with Worker(config()) as worker:
+            worker.submit(request("a"), others.append)
+            worker.submit(request("b"), broken)
+            await asyncio.wait_for(worker.failed.wait(), 20)
+            assert "a mistake of ours" in str(worker.failure)
+            assert others[-1].code == WorkerDied.code
+
+    run(work)
+
+
 def test_closing_ends_open_requests_once_and_leaves_nothing() -> None:
     async def work() -> None:
         updates: list[wire.Update] = []

@@ -79,6 +79,7 @@ def _packed(message: object) -> bytes:
         (_packed({"type": "Abort", "id": 5}), "str"),
         (_packed({"type": "Abort", "id": "a", "why": "later versions say more"}), "why"),
         (b"", "truncated|empty"),
+        (wire.encode(wire.Abort("abc")).replace(b"abc", b"a\xffc"), "utf-8"),
         (wire.encode(wire.Abort("a"))[:-1], "truncated"),
         (wire.encode(wire.Abort("a")) + b"\x00", "trailing"),
     ],

@@ -37,6 +37,8 @@ def test_garbage_is_a_mismatch() -> None:
     for read in (read_beat, read_facts):
         with pytest.raises(ProtocolMismatch, match="cannot read a lease"):
             read(b"\x93garbage")
+    with pytest.raises(ProtocolMismatch, match="utf-8"):
+        read_facts(encode(Facts(1, lease())).replace(b"\xa2w1", b"\xa2w\xff"))
     with pytest.raises(ProtocolMismatch, match="no name for a worker"):
         read_facts(encode(Facts(1, lease())).replace(b"\xa2w1", b"\xa2{1"))
 

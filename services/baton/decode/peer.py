@@ -142,6 +142,8 @@ class Peer:
                 self._take(pods.read(data))
             except ProtocolMismatch as error:
                 log.error("%s: %s", self.address, error)
+            except Exception:  # a mistake of ours: what comes after it is heard all the same
+                log.exception("a message of %s was not taken", self.address)
 
     def _take(self, message: pods.PodMessage) -> None:
         match message:

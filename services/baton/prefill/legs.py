@@ -133,6 +133,9 @@ class LegDesk:
             except ProtocolMismatch as error:
                 log.warning("a message that cannot be read: %s", error)
                 self._send(identity, pods.Refused(str(error)))
+            except Exception as error:  # a mistake of ours: its sender asks elsewhere, others are heard
+                log.exception("a message was not taken")
+                self._send(identity, pods.Refused(f"it was not taken: {error!r}"))
 
     def _take(self, identity: bytes, message: pods.PodMessage) -> None:
         if isinstance(message, pods.Hello):

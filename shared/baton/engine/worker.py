@@ -226,6 +226,10 @@ class Worker:
             except BatonError as error:
                 self._fail(error)
                 return
+            except Exception as error:
+                log.exception("what the engine said was not taken")
+                self._fail(WorkerDied(f"what the engine said was not taken: {error!r}"))
+                return  # nobody listens any more: whoever waits must not wait for ever
 
     def _take(self, message: wire.ToFront) -> None:
         match message:

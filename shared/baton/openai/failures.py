@@ -68,7 +68,7 @@ def read_error(body: bytes) -> BatonError:
     """The error that `error_body` was made of; a plain BatonError where nobody here knows its code."""
     try:
         shown = msgspec.json.decode(body, type=_Body).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return BatonError(f"an answer that is no error of ours: {body[:80]!r}")
     kind = _BY_CODE.get(shown.code or "", BatonError)
     error = kind.__new__(kind)

@@ -91,5 +91,5 @@ def _arguments(arguments: Any, path: str) -> Any:
         return {} if arguments is None else arguments
     try:
         return msgspec.json.decode(arguments) if arguments.strip() else {}
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidField(path, f"is not JSON: {error}") from error

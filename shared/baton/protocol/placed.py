@@ -64,7 +64,7 @@ def encode(placed: Placed) -> bytes:
 def read(data: bytes) -> Placed:
     try:
         placed = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolMismatch(f"cannot read a placed request of {len(data)} bytes: {error}") from error
     if placed.version != VERSION:
         raise ProtocolMismatch(f"the router speaks version {placed.version}, this pod {VERSION}")

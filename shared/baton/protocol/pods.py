@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
-from baton.core.errors import ProtocolMismatch
+from baton.core.errors import InvalidField, ProtocolMismatch
 from baton.core.types import Request, TokenLogprob
 
 VERSION = 2
@@ -166,7 +166,7 @@ def encode(message: Message) -> bytes:
 def read(data: bytes) -> PodMessage:
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, InvalidField) as error:
         raise ProtocolMismatch(f"cannot read a pod's message of {len(data)} bytes: {error}") from error
 
 

@@ -76,7 +76,7 @@ class FedReader:
         while True:
             try:
                 await self._connection()
-            except (OSError, PeerLost, msgspec.MsgspecError) as error:
+            except (OSError, PeerLost, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 if self._connected:
                     log.warning("the index feed is lost and sought again", extra={"cause": str(error)})
                 self._connected = False

@@ -141,5 +141,5 @@ def read_facts(data: bytes) -> Facts:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, InvalidField) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, InvalidField) as error:
         raise ProtocolMismatch(f"cannot read a lease of {len(data)} bytes: {error}") from error

@@ -191,7 +191,7 @@ class LoadBoard:
         for name, data in heard.items():
             try:
                 figures = msgspec.msgpack.decode(data, type=_Figures)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 figures = _Figures(-1, 0, {})  # Another release's: not counted, and in time forgotten.
             known = self._routers.get(name)
             if known is None:

@@ -137,7 +137,7 @@ class KubernetesFleet:
             if head.status != 200:
                 raise PeerLost(f"/lease answers {head.status}")
             lease = _read(body)
-        except (BatonError, msgspec.MsgspecError) as error:
+        except (BatonError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             log.debug("a pod does not tell its lease", extra={"worker": pod.name, "cause": str(error)})
             return
         # Its own idea of its address may be of another network.

@@ -76,12 +76,12 @@ class PodWatch:
                 pause_s = FIRST_PAUSE_S
             except Gone:
                 self._version = ""
-            except (PeerLost, msgspec.MsgspecError) as error:
+            except (PeerLost, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 self._failures += 1
                 if not self._error:
                     log.warning("the API server cannot be followed", extra={"cause": str(error)})
                 self._error = str(error)
-                if isinstance(error, msgspec.MsgspecError):
+                if not isinstance(error, PeerLost):
                     self._version = ""
             await asyncio.sleep(pause_s * (0.5 + random.random()))
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2) if self._error else FIRST_PAUSE_S

@@ -65,7 +65,7 @@ class Landings:
             frames = [_frame(lease.id, one, now) for one in landed]
             self._count(cursor, told["prompt_tokens"], told["cached_tokens"], now)
             cursor.after = told["last"]
-        except (BatonError, msgspec.MsgspecError, KeyError, TypeError):
+        except (BatonError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             return []  # of another release, or just dying: the fleet will tell
         return frames
 

@@ -52,7 +52,7 @@ def usage_of(answer: bytes, before: Counted) -> Counted:
             generated = sum(one.completion_tokens for one in metas)
             return Counted(before.prompt, generated, sum(one.cached_tokens for one in metas))
         usage = _openai.decode(answer).usage
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return before
     if usage is None:
         return before

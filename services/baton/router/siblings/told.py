@@ -105,7 +105,7 @@ class Unpacking:
                 break
             try:
                 found.append(_decoder.decode(bytes(self._rest[at + HEAD.size : end])))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise PeerLost(f"a sibling cannot be understood: {error}") from error
             at = end
         del self._rest[:at]

@@ -68,7 +68,7 @@ def encode(message: Message) -> bytes:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolMismatch(f"cannot read a message of {len(data)} bytes: {error}") from error
 
 
