@@ -252,10 +252,12 @@ class Handoffs:
         one.peer.send(leg)
         self._mark(one, "asked")
         self._asked[one.attempt] = one.request.id
-        asyncio.get_running_loop().call_later(remaining, self._overdue, one)
+        asyncio.get_running_loop().call_later(remaining, self._overdue, one.attempt)
 
-    def _overdue(self, one: Try) -> None:
-        if self.attempts.waits_for(one) and not one.given_up:
+    def _overdue(self, attempt: str) -> None:
+        # By its name: a timer outlives most attempts, and would keep each one's prompt in memory as long.
+        one = self.attempts.open.get(attempt)
+        if one is not None and self.attempts.waits_for(one) and not one.given_up:
             self.attempts.stop(one)
             self._failed(one, "deadline", over=False)
 
