@@ -154,6 +154,7 @@ def test_concurrency_counts_what_is_open() -> None:
         ("alice:sk-12345678\nbob:sk-12345678", "line 2"),
         ("alice:sk-12345678::::boss", "line 1"),
         ("a:b:c:d:e:f:g", "line 1"),
+        ("alice:sk-1234567é", "ASCII"),
     ],
 )
 def test_a_wrong_line_is_named_and_not_shown(text: str, wrong: str) -> None:

@@ -78,8 +78,8 @@ def _read(line: str) -> Key:
     if not 2 <= len(parts) <= 6:
         raise ValueError("must be name:key[:rate[:concurrency[:priority[:operator]]]]")
     name, secret, rate, concurrency, priority, mark = parts + [""] * (6 - len(parts))
-    if not name or not name.isprintable() or len(secret) < SHORTEST:
-        raise ValueError(f"needs a name, and a key of {SHORTEST} characters or more")
+    if not name or not name.isprintable() or len(secret) < SHORTEST or not secret.isascii():
+        raise ValueError(f"needs a name, and a key of {SHORTEST} ASCII characters or more")
     if mark not in ("", OPERATOR):
         raise ValueError(f"the sixth part must be empty or {OPERATOR!r}")
     try:
