@@ -45,6 +45,8 @@ from baton.router.understand import Read, Understanding
 from baton.trace import SILENT, Tracing
 
 JSON = "application/json"
+EXPOSED = ("x-request-id", "retry-after", "x-baton-reason")
+"""What a page of another site may read of an answer's head besides what browsers always show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,9 @@ class App:
         app: ASGIApp = application(routes)
         if self.settings.cors.origins:
             app = CORSMiddleware(
-                app, allow_origins=self.settings.cors.origins, allow_methods=["*"], allow_headers=["*"]
-            )
+                app, allow_origins=self.settings.cors.origins, allow_methods=["*"], allow_headers=["*"],
+                expose_headers=EXPOSED,
+            )  # fmt: skip
         return app
 
     def operations(self) -> Starlette:
