@@ -191,6 +191,14 @@ def running(directory: Path, prefill: int = 1, decode: int = 1, *words: str) -> 
             pod.close()
 
 
+def freeze(pid: int) -> None:
+    """Until it stands still: on a busy machine its threads go on for a while after the signal, and one that
+    sees its parent gone would end it."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    await_true(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 10)
+
+
 def until(true: Callable[[], bool], seconds: float) -> float:
     """How long it took to come true."""
     began = time.monotonic()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.faults.fleet import DecodePod, Fleet, PrefillPod, body, until
+from tests.faults.fleet import DecodePod, Fleet, PrefillPod, body, freeze, until
 from tests.faults.prompts import texts, wanted
 from tests.spawned import await_true
 
@@ -221,7 +221,7 @@ def test_an_old_incarnation_that_wakes_up_changes_nothing(fleet: Fleet, alone: L
     ask = Ask(decode, prompts[0], 30)
     old = await_busy(fleet)
     (zombie,) = old.ranks
-    os.kill(zombie, signal.SIGSTOP)
+    freeze(zombie)
     os.kill(old.process.pid, signal.SIGKILL)
     old.process.wait(10)
     first = ask.end(PATIENCE_S)
