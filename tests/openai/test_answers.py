@@ -411,6 +411,8 @@ def test_the_list_of_models(model: ServedModel) -> None:
     assert client(model_told(model, "big-latest")).models.retrieve("big-latest") == made.data[1]
     with pytest.raises(UnknownModel, match="'bigger' does not exist here; served: big, big-latest"):
         model_told(model, "bigger")
+    with pytest.raises(UnknownModel):
+        model_told(model, "")
 
 
 def test_tokenize_and_detokenize(model: ServedModel, llama2: ServedModel) -> None:

@@ -48,10 +48,6 @@ class Asked:
     priority: int = 0
     cache_salt: str = ""
 
-    def __post_init__(self) -> None:
-        if not -(2**63) <= self.priority < 2**63:
-            raise InvalidField("priority", f"must be a 64-bit number, not {self.priority}")
-
     @property
     def field(self) -> str:
         """What its prompts came in."""

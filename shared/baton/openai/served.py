@@ -80,6 +80,8 @@ def model_list(model: ServedModel) -> bytes:
 
 
 def model_told(model: ServedModel, name: str) -> bytes:
+    if not name:
+        raise UnknownModel("model", f"must be named; served: {', '.join(model.names)}")
     return msgspec.json.encode(_told(model, model.name(name)))
 
 
