@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,3 +77,39 @@ def test_a_wrong_flag_is_said_before_anything_runs(capsys: pytest.CaptureFixture
     assert run_service("probe", ProbeSettings, raising(AssertionError("ran")), ["--cuont", "3"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m baton.probe: ") and "count" in line
+
+
+LEAVING = """
+import os, sys, time
+sys.argv = ["probe"]
+from baton.service import leave, run_service
+from tests.service.test_run import ProbeSettings
+from baton.core.lifecycle import stop_asked
+
+async def life(settings):
+    stop, _ = stop_asked()
+    print("up", flush=True)
+    await stop.wait()
+
+class Slow:  # goes when modules do, after Python has given its signal handlers up
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"leaving\\n")
+        sleep(0.5)
+
+slow = Slow()
+leave(run_service("probe", ProbeSettings, life, []))
+"""
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_asked_again_while_it_leaves_keeps_its_status(again: signal.Signals) -> None:
+    environ = {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING], stdout=subprocess.PIPE, text=True, env=environ
+    ) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "up\n"
+        one.terminate()
+        assert one.stdout.readline() == "leaving\n"
+        one.send_signal(again)
+        assert one.wait(20) == 0

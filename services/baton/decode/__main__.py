@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -28,7 +27,7 @@ from baton.decode.settings import DecodeSettings
 from baton.http import HttpServer
 from baton.membership import Membership, lease_of
 from baton.openai import ServedModel
-from baton.service import run_service
+from baton.service import leave, run_service
 from baton.state import Link
 from baton.telemetry import Metrics
 from baton.trace import tracing_to
@@ -122,4 +121,4 @@ def _served(settings: DecodeSettings) -> ServedModel:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -24,7 +23,7 @@ from baton.membership import Membership, introduction, lease_of
 from baton.prefill.app import App
 from baton.prefill.legs import LegDesk
 from baton.prefill.settings import PrefillSettings
-from baton.service import run_service
+from baton.service import leave, run_service
 from baton.state import Link
 from baton.telemetry import Metrics
 from baton.trace import Tracing, tracing_to
@@ -123,4 +122,4 @@ async def _drained(desk: LegDesk, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

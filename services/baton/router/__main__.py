@@ -8,13 +8,12 @@ asked for, 2 for a mistake in what was set, 1 when it could not go on.
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 
 from baton.router.process import Share, feed, run
 from baton.router.settings import RouterSettings
 from baton.router.workers import Workers
-from baton.service import framed, live
+from baton.service import framed, leave, live
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,4 +33,4 @@ def _serve(settings: RouterSettings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import uvloop
 
@@ -70,3 +71,10 @@ def live(name: str, life: Coroutine[Any, Any, None]) -> int:
         log.error("stopped: %s", error)
         return 1
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with its status, which being asked to stop once more does not change."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(status)
