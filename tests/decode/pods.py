@@ -90,7 +90,8 @@ class Pods:
 @asynccontextmanager
 async def running(
     model: Path, *, prefill_ranks: Sequence[int] = (1,), decode_ranks: int = 1,
-    settings: HandoffSettings | None = None, secret: str = "", **engine: Any,
+    settings: HandoffSettings | None = None, secret: str = "", listen: str = "tcp://127.0.0.1:*",
+    **engine: Any,
 ) -> AsyncIterator[Pods]:  # fmt: skip
     def config(ranks: int) -> EngineConfig:
         common = {"pages": 600, "max_running": 32, "prefill_budget": 64, "threads": 1, **engine}
@@ -100,7 +101,7 @@ async def running(
         workers = [Worker(config(ranks)) for ranks in (*prefill_ranks, decode_ranks)]
         await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
         *prefills, decode = workers
-        desks = [LegDesk(w, hello(w, "prefill"), "tcp://127.0.0.1:*", secret) for w in prefills]
+        desks = [LegDesk(w, hello(w, "prefill"), listen, secret) for w in prefills]
         for desk in desks:
             await stack.enter_async_context(desk)
         peers = [Peer(desk.address, hello(decode, "decode"), secret) for desk in desks]

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -70,6 +71,22 @@ def test_every_split_gives_the_tokens_of_one_worker(prefill: int, decode: int, c
             assert re.search(r"^baton_handoff_bytes_total [1-9]", told, re.M)
             assert re.search(r"^baton_handoff_inflight 0", told, re.M)
             assert re.search(r"^baton_peer_bandwidth_bytes_per_second\{.*\} [1-9]", told, re.M)
+
+    asyncio.run(check())
+
+
+def test_pods_that_have_ipv6_alone_hand_over(checkpoint: Make) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+
+    async def check() -> None:
+        async with running(checkpoint("qwen3").directory, listen="tcp://[::1]:*") as pods:
+            handed = await pods.generate(prompts(4), GREEDY)
+            assert "landed" in marks(pods), "nothing was handed over"
+            assert handed == await pods.generate(prompts(4), GREEDY, through=pods.prefills[0])
 
     asyncio.run(check())
 

@@ -85,6 +85,7 @@ class Peer:
         self._context = zmq.asyncio.Context()
         socket: Any = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, "[" in self.address)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         secure(socket, self._secret, server=False)

@@ -65,6 +65,7 @@ class LegDesk:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
         secure(self._socket, secret, server=True)
         self._socket.bind(address)
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
