@@ -1,12 +1,13 @@
 """Checks and times the Hopper decode attention on one GPU.
 
-    python loadtest/bench_decode_attention.py [check] [time] [sweep] [quick] [fp8]
+    python loadtest/bench_decode_attention.py [check] [time] [mixed] [sweep] [quick] [fp8]
 
 `check` compares with float32 on random data over ratios, head dims, page sizes, windows and lengths; stale
 slots and unused pages hold NaN, outputs are poisoned, and every run is repeated and must give equal bits.
 `time` measures the shapes of loadtest/results/decode-attention.md under a CUDA graph, all layers of a model,
-beside FlashInfer where it can be imported. `sweep` times other tunings, `fp8` a pool of eight bits. Run it
-with the repository's `shared` folder on PYTHONPATH.
+beside FlashInfer where it can be imported. `mixed` times steps that hold decodes and tokens of prompts, a
+line each and reading together. `sweep` times other tunings, `fp8` a pool of eight bits. Run it with the
+repository's `shared` folder on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from baton.attention.base import UNSCALED, Scales
 from baton.attention.hopper import HopperDecode, Tuning
 from baton.attention.hopper.decode import default_tuning
+from baton.engine.graphs import Held
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,18 @@ TUNINGS = (
     Tuning(together=100),
     Tuning(overhead_together=4),
 )
+
+
+MIXED: dict[str, tuple[Sequence[int], Sequence[tuple[int, int]]]] = {
+    "256 x 600": ([600] * 256, []),
+    "104 x 737": ([737] * 104, []),
+    "and tokens 0 to 152": ([737] * 104, [(0, 152)]),
+    "and tokens 224 to 376": ([737] * 104, [(224, 376)]),
+    "150 x 900, 0 to 106": ([900] * 150, [(0, 106)]),
+    "190 x 1000, 500 to 566": ([1000] * 190, [(500, 566)]),
+    "tokens 700 to 956": ([], [(700, 956)]),
+}
+"""Lengths of decodes, and of each prompt which tokens are computed."""
 
 
 @dataclass
@@ -278,6 +293,47 @@ def time_flashinfer(model: Model, step: Step, q: Tensor) -> float | None:
     return median_ms(run, 9)
 
 
+def time_mixed(
+    model: Model, pool: Tensor, decodes: Sequence[int], prompts: Sequence[tuple[int, int]]
+) -> dict[str, float]:
+    """Milliseconds of all layers: each token a line of its own, and those of a prompt reading together."""
+    new = [end - begin for begin, end in prompts] + [1] * len(decodes)
+    lengths = [end for _, end in prompts] + list(decodes)
+    size = -(-sum(new) // 32) * 32
+    step = lay_out(pool, [1, *lengths], seed=1)  # the first is what padding reads
+    step.table = torch.cat([step.table[step.rows[:1].long()], step.table])
+    rows = (step.rows[1:] + 1).tolist()
+    whole = HopperDecode(pool, model.heads, model.kv_heads, model.head_dim**-0.5, max_batch=size)
+    together = whole.graph_spans(size)
+    assert together is not None
+    q = torch.randn(size, model.heads, model.head_dim, device="cuda").bfloat16()
+    out = torch.empty(size, model.heads * model.head_dim, device="cuda", dtype=torch.bfloat16)
+    held = Held(*(np.array(x, np.int32) for x in (rows, new, lengths)))
+    took = {}
+    for name, attention in (("a line each", whole), ("together", together)):
+        whose, ends, starts = (torch.from_numpy(x).cuda() for x in held.pieces(attention.lines, size))
+        begins = None if attention.lines == 1 else starts
+
+        def run() -> None:
+            for layer in range(model.layers):
+                attention.decode(q, layer, step.table, whose, ends, out, begins)  # noqa: B023
+
+        took[name] = median_ms(run, 9)
+    return took
+
+
+def measure_mixed(models: Sequence[Model]) -> None:
+    for model in models:
+        shape = (16_000, model.kv_heads, model.layers, 2, 16, model.head_dim)
+        pool = torch.empty(shape, device="cuda", dtype=torch.bfloat16).normal_()
+        for name, (decodes, prompts) in MIXED.items():
+            took = time_mixed(model, pool, decodes, prompts)
+            said = "  ".join(f"{way} {ms * 1e3 / model.layers:7.1f} us" for way, ms in took.items())
+            print(f"{model.name:11} {name:24} {said}", flush=True)
+        del pool
+        torch.cuda.empty_cache()
+
+
 def show(model: Model, name: str, step: Step, label: str, ms: float | None) -> None:
     if ms is None:
         return
@@ -321,6 +377,8 @@ def main() -> None:
     print(torch.cuda.get_device_name(), torch.__version__, "CUDA", torch.version.cuda, flush=True)
     if "check" in words:
         check("quick" in words, dtype)
+    if "mixed" in words:
+        measure_mixed(MODELS[:1] if "quick" in words else MODELS)
     if words & {"time", "sweep"}:
         measure("sweep" in words, MODELS[:1] if "quick" in words else MODELS, dtype)
 

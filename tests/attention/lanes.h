@@ -195,6 +195,8 @@ inline bool any_lane(bool x) {
     return any;
 }
 
+inline int computed_here(int x) { return x; }
+
 inline uint32_t read_fresh(const void* from) {
     uint32_t r;
     memcpy(&r, from, 4);

@@ -55,7 +55,7 @@ def test_it_says_when_batches_or_the_ring_are_too_large() -> None:
 
 
 def test_without_nvcc_it_names_the_file_that_would_do(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match=r"needs nvcc .*decode-128-2-[0-9a-f]{16}\.cubin"):
+    with pytest.raises(Misconfigured, match=r"needs nvcc .*decode-128-2x1-[0-9a-f]{16}\.cubin"):
         build(tmp_path, None, 128, 2, Tuning())
 
 

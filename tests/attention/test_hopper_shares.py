@@ -18,16 +18,17 @@ SHIM = """
 #include "shares.h"
 using namespace baton;
 // Rows of (warp, seq, head, first, end, tiles, first owner, owner count); returns how many.
-extern "C" int divide(const int* lengths, int batch, int heads, int window, int overhead, int warps,
-                      int least, int* prefix, int* out) {
+extern "C" int divide(const int* lengths, int batch, int heads, int window, int overhead, const int* each,
+                      int warps, int least, int* prefix, int* out) {
+    const Overheads overheads{overhead, each};
     prefix[0] = 0;
     for (int s = 0; s < batch; ++s)
-        prefix[s + 1] = prefix[s] + pair_cost(tile_count(lengths[s], window), overhead);
+        prefix[s + 1] = prefix[s] + pair_cost(tile_count(lengths[s], window), overheads.of(s));
     int total = prefix[batch] * heads, n = 0;
     if (total == 0) return 0;
     Division division(total, warps, least);
     for (int warp = 0; warp < division.active; ++warp) {
-        Walk walk(prefix, batch, heads, overhead, division.begin(warp), division.count(warp));
+        Walk walk(prefix, batch, heads, overheads, division.begin(warp), division.count(warp));
         Segment segment;
         while (walk.next(segment)) {
             Owners owners(division, walk, segment);
@@ -56,14 +57,16 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def divide(
-    shares: ctypes.CDLL, lengths: list[int], heads: int, window: int, overhead: int, warps: int, least: int
-) -> list[tuple[int, ...]]:
+    shares: ctypes.CDLL, lengths: list[int], heads: int, window: int, overhead: int, warps: int, least: int,
+    each: list[int] | None = None,
+) -> list[tuple[int, ...]]:  # fmt: skip
     batch = len(lengths)
     room = (batch * heads + warps) * 8
     out = (ctypes.c_int * room)()
     prefix = (ctypes.c_int * (batch + 1))()
     found = (ctypes.c_int * batch)(*lengths)
-    count = shares.divide(found, batch, heads, window, overhead, warps, least, prefix, out)
+    own = None if each is None else (ctypes.c_int * batch)(*each)
+    count = shares.divide(found, batch, heads, window, overhead, own, warps, least, prefix, out)
     return [tuple(out[i * 8 : i * 8 + 8]) for i in range(count)]
 
 
@@ -72,7 +75,7 @@ def divide(
     lengths=st.lists(st.integers(0, 700), min_size=1, max_size=40),
     heads=st.integers(1, 8),
     window=st.sampled_from([0, 1, 16, 100]),
-    overhead=st.integers(0, 3),
+    overhead=st.integers(0, 3) | st.lists(st.integers(0, 30), min_size=40, max_size=40),
     warps=st.integers(1, 120),
     least=st.integers(1, 8),
 )
@@ -81,11 +84,15 @@ def test_every_tile_has_one_owner_and_every_pair_knows_them(
     lengths: list[int],
     heads: int,
     window: int,
-    overhead: int,
+    overhead: int | list[int],
     warps: int,
     least: int,
 ) -> None:
-    rows = divide(shares, lengths, heads, window, overhead, warps, least)
+    """Whether all pairs cost the same beside their tiles, or those of each sequence something else."""
+    if isinstance(overhead, int):
+        rows = divide(shares, lengths, heads, window, overhead, warps, least)
+    else:
+        rows = divide(shares, lengths, heads, window, 0, warps, least, overhead[: len(lengths)])
     pairs: dict[tuple[int, int], list[tuple[int, ...]]] = {}
     for row in rows:
         pairs.setdefault((row[1], row[2]), []).append(row)

@@ -28,14 +28,20 @@ int tiles;
 float* part;
 void work(int lane) {
     Segment segment{1, 2, 0, tiles, tiles};
-    Queries q;
-    load_queries(q, *step, segment, lane);
-    Running running;
-    running.clear();
-    for (int i = 0; i < tiles; ++i)
-        running.fold(i * STAGE_BYTES, q, step->scale, bounds[2 * i], bounds[2 * i + 1], lane);
-    running.store(*step, segment, lane);
-    running.lay_out(part, lane);
+    const int* starts = step->starts;
+    const Tokens tokens = starts ? Tokens{starts[1], starts[2] - starts[1]} : Tokens{1, 1};
+    const auto run = [&](auto running, auto& q) {
+        load_queries(q, *step, segment.head, tokens, lane);
+        running.clear();
+        for (int i = 0; i < tiles; ++i)
+            running.fold(i * STAGE_BYTES, q, tokens, step->scale, bounds[2 * i], bounds[2 * i + 1], lane);
+        running.store(*step, segment, tokens, lane);
+        running.lay_out(part, lane);
+    };
+    Queries<WIDE> all;
+    Queries<NARROW> few;
+    if (tokens.count * GROUP > NARROW * 8) run(Running<WIDE>(), all);
+    else run(Running<NARROW>(), few);
 }
 }
 extern "C" int fold(const Step* step_, const uint8_t* staged, const int* bounds_, int tiles_, float* part_) {
@@ -50,7 +56,7 @@ BATCH, KV_HEADS = 3, 4
 """Of the step; the pair is sequence 1's head 2."""
 
 
-def compiled(folder: Path, head_dim: int, group: int, eight_bits: bool) -> ctypes.CDLL:
+def compiled(folder: Path, head_dim: int, group: int, eight_bits: bool, lines: int = 1) -> ctypes.CDLL:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -58,6 +64,7 @@ def compiled(folder: Path, head_dim: int, group: int, eight_bits: bool) -> ctype
     made = folder / "tiles.so"
     command = [compiler, "-std=c++17", "-O1", "-Wno-unknown-pragmas", "-shared", "-fPIC", f"-I{HEADERS}"]
     command += [f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}", f"-DEIGHT_BITS={int(eight_bits)}"]
+    command += [f"-DLINES={lines}"]
     command += [f'-DBATON_LANES="{Path(__file__).parent / "lanes.h"}"']
     done = subprocess.run(
         [*command, "-o", str(made), str(folder / "shim.cpp")], capture_output=True, text=True
@@ -137,3 +144,76 @@ def test_a_warp_folds_tiles_into_a_softmax(
     torch.testing.assert_close(ends[:, 0], logits.amax(-1) * 1.4426950408889634, rtol=1e-3, atol=1e-3)
     unscaled = sums / ends[:, 1:]
     assert float((unscaled - wanted).norm() / wanted.norm()) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "group", "lines", "count", "dtype"),
+    [
+        (128, 5, 3, 3, torch.bfloat16),
+        (128, 5, 3, 2, torch.bfloat16),
+        (64, 2, 8, 7, torch.bfloat16),
+        (128, 4, 4, 4, torch.float8_e4m3fn),
+        (128, 8, 2, 1, torch.bfloat16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("last", [16, 9, 1])
+def test_tokens_that_follow_each_other_share_what_they_read(
+    last: int, head_dim: int, group: int, lines: int, count: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Each sees one key more than the one before; the first may see nothing of the last tile."""
+    torch.manual_seed(0)
+    tiles, first = 3, 4
+    eight_bits = dtype == torch.float8_e4m3fn
+    warp = compiled(tmp_path, head_dim, group, eight_bits, lines)
+    kv = torch.randn(tiles, 2, TILE, head_dim).to(dtype)
+    length = (tiles - 1) * TILE + last
+    keys, values = kv.float().transpose(0, 1).flatten(1, 2)[:, :length]
+    kv.view(torch.uint8 if eight_bits else torch.int16)[-1, :, last:] = 0x7F if eight_bits else 0x7FC0
+    heads = KV_HEADS * group
+    q = 2 * torch.randn(first + lines + 1, heads + 5, head_dim).bfloat16()
+    out = torch.full((first + lines + 1, heads, head_dim), float("nan"), dtype=torch.bfloat16)
+    queries = group * lines
+    part = torch.full((queries * head_dim + 2 * queries,), float("nan"))
+    starts = torch.tensor([0, first, first + count, 99], dtype=torch.int32)
+    scale = head_dim**-0.5
+    step = _Step(
+        q=q.data_ptr(), out=out.data_ptr(), q_stride=q.stride(0), batch=BATCH, kv_heads=KV_HEADS,
+        scale=scale * 1.4426950408889634, value_scale=1.0, starts=starts.data_ptr(),
+    )  # fmt: skip
+    own = slice(2 * group, 3 * group)
+
+    def fold(which: range) -> None:
+        bounds = [b for i in which for b in (0, length - i * TILE)]
+        held = staged(kv[list(which)])
+        warp.fold(
+            ctypes.byref(step), ctypes.c_void_p(held.data_ptr()), (ctypes.c_int * len(bounds))(*bounds),
+            len(which), ctypes.c_void_p(part.data_ptr()),
+        )  # fmt: skip
+
+    def wanted(line: int, begin: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        end = length - (count - 1 - line)
+        logits = q[first + line, own].float() @ keys[begin:end].T * scale
+        return torch.softmax(logits, -1) @ values[begin:end], logits
+
+    fold(range(tiles))
+    for line in range(count):
+        want, _ = wanted(line)
+        got = out[first + line, own].float()
+        assert float((got - want).norm() / want.norm()) < 5e-3, line
+    written = out.clone()
+    written[first : first + count, own] = float("nan")
+    assert bool(written.isnan().all()), "it wrote into other rows"
+
+    fold(range(tiles - 1, tiles))  # the last tile alone, as a part of several
+    sums, ends = (
+        part[: queries * head_dim].view(queries, head_dim),
+        part[queries * head_dim :].view(queries, 2),
+    )
+    for line in range(count):
+        mine = slice(line * group, (line + 1) * group)
+        want, logits = wanted(line, (tiles - 1) * TILE)
+        if logits.shape[1] == 0:
+            assert not ends[mine, 1].any() and not sums[mine].any(), "nothing that it may see"
+            continue
+        assert float((sums[mine] / ends[mine, 1:] - want).norm() / want.norm()) < 5e-3, line

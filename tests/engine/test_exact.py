@@ -88,6 +88,19 @@ def test_chunks_pages_caches_and_overlap(
 
 
 @pytest.mark.parametrize("overlap", [True, False])
+def test_filled_steps_in_which_those_who_run_give_way(overlap: bool, checkpoint: Make) -> None:
+    """By the time the last prompt comes, the first three answers have less left than its own will have."""
+    made = checkpoint("qwen3")
+    counts = [90, 85, 84, 83]
+    params = [SamplingParams(max_tokens=n, temperature=0.0, ignore_eos=True) for n in counts]
+    given = [(prompt * 30)[:30] for prompt in prompts()[: len(counts)]]
+    with Inline(made.directory) as plain:
+        want = plain.tokens(given, params)
+    with Inline(made.directory, policy="lof", mixed=True, graph_max_batch=7, overlap=overlap) as filled:
+        assert filled.tokens(given, params) == want
+
+
+@pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("cache", ["radix", "naive"])
 def test_retraction_by_a_small_pool(
     overlap: bool, cache: str, checkpoint: Make, reference: Reference

@@ -20,7 +20,7 @@ from baton.attention.base import HostShape, Spans
 from baton.attention.torch import TorchAttention
 from baton.core.types import SamplingParams
 from baton.engine import runner
-from baton.engine.graphs import DecodeGraphs, Lines, ladder
+from baton.engine.graphs import DecodeGraphs, Held, Lines, ladder, ladder_of_spans
 from baton.sampling.fresh import Ints
 from baton.sampling.noise import gumbel
 
@@ -40,17 +40,49 @@ ASKED = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **kind) for kind in 
 class Uncaptured(DecodeGraphs):
     """Counts lines of prompts, and those of decodes."""
 
-    prompts = decodes = 0
+    prompts = decodes = pieces = 0
 
-    def replay(self, lines: Lines, table: tuple[Ints, Ints, Ints]) -> tuple[Tensor, Tensor]:
+    def replay(
+        self, lines: Lines, table: tuple[Ints, Ints, Ints], held: Held | None = None
+    ) -> tuple[Tensor, Tensor]:
         count = len(lines.rows)
-        size = self._size(count)
-        self.inputs.fill(lines, table, size)
+        of_spans = held is not None and self.lines > 1
+        size = self._size(count, of_spans)
+        pieces = held.pieces(self.lines, size) if held is not None and of_spans else ()
+        self.inputs.fill(lines, table, pieces, size)
         slots = int((lines.sources >= len(self.table)).sum())
         self.prompts += slots
         self.decodes += count - slots
-        logits, tokens = self._step(self._spans(size), _Alone(self.attention, lines, size))
+        attention = _Pieces(self.attention) if of_spans else _Alone(self.attention, lines, size)
+        logits, tokens = self._step(self._spans(of_spans, size), attention)
+        self.pieces += 0 if isinstance(attention, _Alone) else attention.found
         return logits[:count], tokens[:count]
+
+
+class _Pieces:
+    """Attention of the pieces that the buffers tell of."""
+
+    plans = False
+    found = 0
+
+    def __init__(self, attention: Any) -> None:
+        self._attention: TorchAttention = attention
+
+    def plan(self, spans: Spans) -> None:
+        raise AssertionError("lengths are in the buffers")
+
+    def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor:
+        new = spans.starts.diff()
+        there = new > 0
+        assert int(new.sum()) == len(q) and int(spans.starts[0]) == 0
+        assert bool((spans.lengths[~there] == 0).all()), "whoever has no tokens must cost nothing"
+        rows, lengths, new = spans.rows[there], spans.lengths[there], new[there]
+        starts = torch.cat([new.new_zeros(1), new.cumsum(0, dtype=torch.int32)])
+        host = HostShape(tuple(new.tolist()), tuple(lengths.tolist()))
+        known = Spans(spans.table, rows, starts, lengths, spans.positions, spans.token_rows, len(rows), host)
+        self.found = int((new > 1).sum())
+        self._attention.plan(known)
+        return self._attention.attend(q, layer, known, out)
 
 
 class _Alone:
@@ -82,27 +114,31 @@ def draw(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor)
     return torch.where(temperatures[:, None] > 0, wide + noise, logits.double()).argmax(-1)
 
 
-def with_lines(served: Inline, largest: int = 64) -> Uncaptured:
+def with_lines(served: Inline, largest: int = 64, together: int = 1) -> Uncaptured:
+    """`together`: lines of a prompt that read together."""
     its = served.built.runner
     its.graphs = Uncaptured(
-        its.decoder, its.attention, its.pool, its.table, its.last, its.sampling, ladder(largest), draw  # type: ignore[arg-type]
+        its.decoder, its.attention, its.pool, its.table, its.last, its.sampling, ladder(largest), [], draw  # type: ignore[arg-type]
     )  # fmt: skip
+    its.graphs.lines, its.graphs.span_sizes = together, ladder_of_spans(largest)
     return its.graphs
 
 
+@pytest.mark.parametrize("together", [1, 3, 8])
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("name", ["qwen3", "llama", "mistral", "qwen3-moe"])
 def test_short_prompts_as_lines_say_what_transformers_says(
-    name: str, overlap: bool, checkpoint: Make, reference: Reference
+    name: str, overlap: bool, together: int, checkpoint: Make, reference: Reference
 ) -> None:
     made = checkpoint(name)
     want = reference(name, made)
     chunked: dict[str, Any] = {"prefill_budget": 24, "mixed": True, "page_size": 4, "max_model_len": 256}
     for settings in ({"prefill_budget": 60}, chunked):
         with Inline(made.directory, overlap=overlap, **settings) as served:
-            graphs = with_lines(served)
+            graphs = with_lines(served, together=together)
             for _ in range(2):
                 assert served.tokens(prompts(), GREEDY) == want
+            assert (graphs.pieces > 100) == (together > 1)
             assert graphs.prompts > 300, "cached ones, the ends of long ones, and whole short ones"
             assert graphs.decodes > 300
 
@@ -135,3 +171,19 @@ def test_what_would_read_too_much_goes_the_other_way(
         assert graphs.prompts == 20, "20 lines read 210 tokens"
         served.tokens([[6] * 21], GREEDY)
         assert graphs.prompts == 20, "and 21 read 231"
+
+
+def test_pieces_of_what_a_step_holds() -> None:
+    held = Held(*(np.array(x, np.int32) for x in ([4, 7, 9], [7, 1, 3], [27, 5, 3])))
+    rows, lengths, starts = held.pieces(3, 16)
+    assert rows[:5].tolist() == [4, 4, 4, 7, 9] and not rows[5:].any()
+    assert lengths[:5].tolist() == [23, 26, 27, 5, 3]
+    assert lengths[5:].tolist() == [1] * 5 + [0] * 6, "padding lines are pieces of one"
+    assert starts.tolist() == [0, 3, 6, 7, 8, *range(11, 16), *[16] * 7]
+    assert (len(rows), len(lengths), len(starts)) == (16, 16, 17)
+
+
+def test_a_full_step_has_no_padding() -> None:
+    held = Held(*(np.array(x, np.int32) for x in ([1, 2], [4, 4], [9, 4])))
+    rows, lengths, starts = held.pieces(4, 8)
+    assert (rows[:2].tolist(), lengths[:3].tolist(), starts[:4].tolist()) == ([1, 2], [9, 4, 0], [0, 4, 8, 8])

@@ -74,7 +74,7 @@ def test_a_row_that_changes_hands_between_two_launches_is_told_once() -> None:
         served.intake.first_token(f"{id}/1", 7, None, ())
         served.intake.landed(f"{id}/1")
         served.step(patient=False)
-        assert served.scheduler.load().running == 2
+        assert served.load().running == 2
         if id == "left":
             served.abort(id)
     batches: list[Batch] = []

@@ -35,7 +35,7 @@ def order(
     policy: str, waiting: list[Sequence], cached: CachedPages = lambda s: 0, now: float = 0.0
 ) -> list[int]:
     before = list(waiting)
-    found = [s.arrival for s in policy_named(policy)(waiting, cached, now)]
+    found = [s.arrival for s in policy_named(policy).order(waiting, cached, now)]
     assert waiting == before, "the queue is not the policy's to change"
     assert sorted(found) == sorted(s.arrival for s in waiting)
     return found

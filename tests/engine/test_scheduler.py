@@ -35,6 +35,7 @@ def engine(
         max_queued=100_000,
         prefill_budget=32,
         mixed=False,
+        lines=16,
         vocab=VOCAB,
         eos=eos,
     )
@@ -81,16 +82,17 @@ def prompts(count: int, seed: int, longest: int = 60) -> list[list[int]]:
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("cache", ["radix", "naive"])
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("mixed", "policy"), [(False, "fcfs"), (True, "fcfs"), (True, "lof")])
 @pytest.mark.parametrize("pages", [40, 400])
 @pytest.mark.parametrize("page_size", [1, 4])
 def test_tokens_are_those_of_an_undisturbed_run(
-    overlap: bool, cache: str, mixed: bool, pages: int, page_size: int
+    overlap: bool, cache: str, mixed: bool, policy: str, pages: int, page_size: int
 ) -> None:
     served = engine(
         pages=pages * 4 // page_size,
         page_size=page_size,
         cache=cache,
+        policy=policy,
         overlap=overlap,
         mixed=mixed,
         prefill_budget=16,
@@ -162,6 +164,69 @@ def test_a_list_ends_sooner_when_its_longest_answer_does_not_come_last() -> None
     assert steps["fcfs"] > 55 and steps["lof"] < 50
 
 
+def test_all_of_a_list_ends_together_where_those_who_run_give_way_to_longer_answers() -> None:
+    """No steps but those of the longest answer, and of the prompts that these have no lines for."""
+    made = [(list(range(i, i + 20)), 10 + 3 * i) for i in range(24)]
+    longest = made[-1][1]
+    over = sum(len(prompt) + count for prompt, count in made) - 16 * longest
+    steps = {}
+    for policy in ("fcfs", "lof"):
+        served = engine(
+            policy=policy, pages=700, cache="naive", mixed=True, prefill_budget=64, lines=16, max_running=24
+        )
+        for i, (prompt, count) in enumerate(made):
+            served.submit(request(f"r{i}", prompt, count))
+        tokens = run(served)
+        assert all(tokens[f"r{i}"] == continuation(p, n, VOCAB) for i, (p, n) in enumerate(made))
+        steps[policy] = served.scheduler.steps
+    assert over > 16, "the prompts were meant not to fit"
+    assert steps["lof"] <= longest + over // 64 + 3 < steps["fcfs"]
+
+
+@pytest.mark.parametrize(
+    "counts", [[40] * 8, [40, None], [40, 20] * 300], ids=["full", "unbounded", "more than are looked at"]
+)
+def test_prompts_come_first_where_answers_leave_no_lines_for_them(counts: list[int | None]) -> None:
+    served = engine(policy="lof", pages=400, mixed=True, prefill_budget=64, lines=8, max_running=8)
+    for i, count in enumerate(counts):
+        one = request(f"r{i}", [i % 90 + 1] * 20, 1)
+        served.submit(replace(one, sampling=SamplingParams(max_tokens=count, ignore_eos=True)))
+    launch = served.scheduler.next()
+    assert launch is not None and sum(span.tokens for span in launch.spans) == min(20 * len(counts), 64)
+
+
+def test_those_who_run_give_way_to_a_prompt_whose_answer_will_be_longer() -> None:
+    served = engine(policy="lof", pages=400, mixed=True, lines=7, max_running=8)
+    for i, count in enumerate([90, 85, 84, 83]):
+        served.submit(request(f"r{i}", [i + 1] * 30, count))
+    gave_way = []
+    while not served.idle:
+        running = [one.request.id for one in served.scheduler.running if one.unfed]
+        steps = served.scheduler.steps
+        served.step()
+        if served.scheduler.steps > steps and served._flying:
+            launch = served._flying[-1][0]
+            left_out = set(running) - {one.request.id for one in launch.decodes}
+            gave_way += [([span.sequence.request.id for span in launch.spans], left_out)] if left_out else []
+    assert all(spans for spans, _ in gave_way), "somebody waited for nobody"
+    assert {id for spans, left_out in gave_way if spans == ["r3"] for id in left_out} == {"r0", "r1", "r2"}
+
+
+def test_who_gives_way_still_ends_while_longer_work_keeps_coming() -> None:
+    """Rows bound what is before it: with none free, nobody comes who could be."""
+    served = engine(policy="lof", pages=300, mixed=True, prefill_budget=8, lines=8, max_running=4)
+    served.submit(request("short", [1] * 9, 12))
+    ended = 0
+    for i in range(200):
+        if i % 3 == 0:
+            served.submit(request(f"long{i}", [2 + i % 50] * 9, 20))
+        ended = next((i for u in served.step().updates if u.id == "short" and u.finish), ended)
+        if ended:
+            break
+    assert 0 < ended < 200
+    run(served)
+
+
 def test_longest_cached_prefix_starts_first() -> None:
     served = engine(policy="lpm", max_running=1)
     shared = list(range(20))
@@ -230,7 +295,7 @@ def test_aborts_at_any_moment_leave_nothing_behind() -> None:
         if chance.random() < 0.6:
             served.abort(alive.pop(chance.randrange(len(alive))))
     run(served)
-    assert served.scheduler.load().running == 0
+    assert served.load().running == 0
 
 
 def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:

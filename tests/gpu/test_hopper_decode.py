@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from loadtest.bench_decode_attention import Step, check_one, lay_out, poison, reference
 
 from baton.attention.base import Spans
 from baton.attention.hopper import HopperDecode
+from baton.attention.hopper.decode import most_lines
+from baton.engine.graphs import Held
 from baton.kernels.capture import capturing
 
 pytestmark = [
@@ -122,3 +125,54 @@ def test_an_empty_sequence_gives_zeros_and_reads_nothing() -> None:
     attention = HopperDecode(pool, 4, 2, 1.0, max_batch=3)
     q = torch.randn(3, 4, 64, device="cuda").bfloat16()
     assert not attention.attend(q, 0, spans(step)).any()
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn], ids=["bf16", "eight bits"])
+@pytest.mark.parametrize(
+    ("group", "head_dim"), [(1, 128), (2, 128), (4, 128), (5, 128), (8, 128), (2, 64), (4, 64)]
+)
+def test_pieces_of_prompts_beside_decodes(group: int, head_dim: int, kind: torch.dtype) -> None:
+    """As a captured step has them: prompts cut into pieces, decodes, padding; the same bits every time."""
+    kv_heads, heads, layers = 4, 4 * group, 2
+    new = [50, 1, 1, 19, 1, 7, 33, 1]
+    lengths = [50, 700, 3, 2019, 64, 16, 100, 1]
+    size = sum(new) + 15
+    pool = torch.randn(600, kv_heads, layers, 2, 16, head_dim, device="cuda").to(kind)
+    step = lay_out(pool, lengths, seed=3)
+    poison(step)
+    pool.view(torch.uint8)[0] = 0  # the scratch page, which padding reads
+    step.table[0] = 0
+    whole = HopperDecode(pool, heads, kv_heads, head_dim**-0.5, max_batch=256)
+    attention = whole.graph_spans(256)
+    assert attention is not None and attention.lines == most_lines(group) == min(8, 16 // group)
+    if 0 in step.rows.tolist():  # row 0 is padding's
+        table = torch.cat([torch.zeros_like(step.table[:1]), step.table])
+        step.table, step.rows = table, step.rows + 1
+    held = Held(*(np.array(x, np.int32) for x in (step.rows.tolist(), new, lengths)))
+    rows, ends, starts = (torch.from_numpy(x).cuda() for x in held.pieces(attention.lines, size))
+    q = torch.randn(size, heads, head_dim, device="cuda").bfloat16()
+    lines = [
+        (row, n - k)
+        for row, n, m in zip(step.rows.tolist(), lengths, new, strict=True)
+        for k in range(m - 1, -1, -1)
+    ]
+    each = Step(
+        pool,
+        step.table,
+        *(torch.tensor(x, dtype=torch.int32, device="cuda") for x in zip(*lines, strict=True)),
+    )
+    for layer in range(layers):
+        found = torch.full((size, heads * head_dim), float("nan"), dtype=torch.bfloat16, device="cuda")
+        attention.decode(q, layer, step.table, rows, ends, found, starts)
+        wanted = reference(q[: len(lines)], layer, each, head_dim**-0.5, None)
+        error = (found[: len(lines)].float() - wanted).norm() / wanted.norm()
+        assert error < (5e-3 if kind == torch.bfloat16 else 1e-2), error
+        assert bool(found.isfinite().all()), "padding too"
+        for _ in range(3):
+            assert torch.equal(attention.decode(q, layer, step.table, rows, ends, None, starts), found)
+
+
+def test_there_is_no_use_in_pieces_with_many_heads_or_windows() -> None:
+    pool = torch.zeros(4, 2, 1, 2, 16, 64, device="cuda", dtype=torch.bfloat16)
+    assert HopperDecode(pool, 32, 2, 1.0, max_batch=3).graph_spans(3) is None
+    assert HopperDecode(pool, 4, 2, 1.0, max_batch=3, window=5).graph_spans(3) is None

@@ -71,6 +71,15 @@ class Capturable(Protocol):
         ...
 
 
+@runtime_checkable
+class CapturableSpans(Protocol):
+    """A backend for which also batches of short spans can be captured."""
+
+    def graph_spans(self, size: int) -> SpansAttention | None:
+        """Attention for a captured batch of `size` tokens in as many spans or fewer, or None."""
+        ...
+
+
 class GraphAttention(Protocol):
     """As `Attention`, for one captured batch size: `plan` outside the graph, `attend` inside."""
 
@@ -82,6 +91,15 @@ class GraphAttention(Protocol):
     def plan(self, spans: Spans) -> None: ...
 
     def attend(self, q: Tensor, layer: int, spans: Spans, out: Tensor | None = None) -> Tensor: ...
+
+
+class SpansAttention(GraphAttention, Protocol):
+    """As `GraphAttention`, of spans: what they share is read once."""
+
+    @property
+    def lines(self) -> int:
+        """Tokens of a span, at most."""
+        ...
 
 
 class Attention(Protocol):

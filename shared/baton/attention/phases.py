@@ -9,7 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baton.attention.base import Attention, Capturable, GraphAttention, HostShape, Spans
+from baton.attention.base import (
+    Attention,
+    Capturable,
+    CapturableSpans,
+    GraphAttention,
+    HostShape,
+    Spans,
+    SpansAttention,
+)
 from baton.core.errors import Misconfigured
 
 
@@ -46,6 +54,9 @@ class ByPhase:
         if not isinstance(self.decode, Capturable):
             raise Misconfigured(f"{self.decode!r} cannot be captured; set graph_max_batch to 0")
         return self.decode.graph(size)
+
+    def graph_spans(self, size: int) -> SpansAttention | None:
+        return self.decode.graph_spans(size) if isinstance(self.decode, CapturableSpans) else None
 
 
 def halves(spans: Spans) -> tuple[Spans, Spans]:

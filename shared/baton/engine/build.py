@@ -46,6 +46,8 @@ GPU_SHARE = 0.95
 """Of the device's free memory that weights leave; what steps need is measured and comes out of it first."""
 CPU_SHARE = 0.2
 """Of the free memory: a laptop has other work, and several workers may share it."""
+FILLED = 256
+"""Lines that mixed steps are filled up to where no graphs bound them."""
 CPU_POOL_BYTES = 1 << 30
 """Largest pool that is taken unasked on a CPU: the transport registers all of it, which touches it."""
 
@@ -125,7 +127,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
         runner = Runner(
             decoder, attention, pool, max_running=config.max_running, max_model_len=longest,
             graph_max_batch=config.graph_max_batch, graph_max_tokens=config.graph_max_tokens,
-            usual_tokens=config.prefill_budget if config.mixed else 0,
+            usual_tokens=_usual_tokens(config),
             progress=lambda done: progress("graphs", done),
         )  # fmt: skip
     scheduler = _scheduler(config, model, shape, longest)
@@ -133,6 +135,11 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     return Built(
         config, scheduler, runner, shape, model.eos_token_ids, name, ranks.all_reduce, agent, layouts
     )
+
+
+def _usual_tokens(config: EngineConfig) -> int:
+    """What mixed steps take that no graph of decodes has room for."""
+    return config.prefill_budget if config.mixed and not policy_named(config.policy).gives_way else 0
 
 
 def _need(
@@ -255,7 +262,7 @@ def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longe
     limits = Limits(
         max_model_len=longest, max_running=config.max_running, max_queued=config.max_queued,
         prefill_budget=config.prefill_budget, mixed=config.mixed, vocab=model.vocab_size,
-        eos=frozenset(model.eos_token_ids),
+        eos=frozenset(model.eos_token_ids), lines=min(config.graph_max_batch or FILLED, config.max_running),
     )  # fmt: skip
     cache = make_cache(config.cache, policy=config.eviction)
     return Scheduler(

@@ -120,11 +120,8 @@ class Carrier:
             theirs = [info.layout for info in infos]
             pushes = tuple(p for p in rank_pairs(self._layouts, theirs) if p.source == self._rank)
             sources = tuple(p for p in rank_pairs(theirs, self._layouts) if p.destination == self._rank)
-        except (
-            msgspec.MsgspecError,
-            UnicodeDecodeError,
-            ProtocolMismatch,
-        ) as error:  # what another pod says ends no engine
+        # What another pod says ends no engine.
+        except (msgspec.MsgspecError, UnicodeDecodeError, ProtocolMismatch) as error:
             self._tell(wire.Lost(self._rank, worker, f"it cannot be met: {error}"))
             return
         self._partners[worker] = Partner(infos, pushes, sources, message.guarded)

@@ -152,7 +152,7 @@ class Lead:
             case wire.Over(attempt=attempt):
                 self.exchange.over(attempt)
             case wire.Fetch():
-                wanting = self.fetches.want(message, self.engine.scheduler.spare_pages)
+                wanting = self.fetches.want(message, self.engine.scheduler.spare_pages())
                 if wanting is not None:
                     self._wanting.append(wanting)
             case wire.Pull(fetch=fetch, pages=pages):

@@ -17,6 +17,8 @@ class Limits:
     max_queued: int
     prefill_budget: int
     mixed: bool
+    lines: int
+    """Of a mixed step that is filled up, where a policy gives way."""
     vocab: int
     eos: frozenset[int]
 

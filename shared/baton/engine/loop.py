@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from baton.core.types import Finish, Request
 from baton.engine.batch import Batch
@@ -114,10 +114,19 @@ class Engine:
 
     def load(self) -> Load:
         """How busy it is, and how fast."""
-        load = self.scheduler.load()
-        return replace(
-            load,
-            waiting=load.waiting + self.intake.waiting,
+        scheduler = self.scheduler
+        allocator, cache = scheduler.holdings.allocator, scheduler.holdings.cache
+        return Load(
+            waiting=len(scheduler.waiting) + self.intake.waiting,
+            prefilling=len(scheduler.prefilling),
+            running=len(scheduler.running),
+            pages_free=allocator.free,
+            pages_cached=cache.pages,
+            pages_evictable=cache.evictable,
+            pages_total=allocator.total - 1,
+            pages_fenced=allocator.fenced,
+            retractions=scheduler.retractions,
+            steps=scheduler.steps,
             prefill_tokens_queued=self._queued(),
             prefill_tokens_per_s=self.pace.prefill_tokens_per_s,
             decode_step_ms=self.pace.decode_step_ms,

@@ -1,25 +1,36 @@
 """In which order waiting sequences are looked at. Pure functions over the queue; admission comes after.
 
-Each takes the waiting sequences in order of arrival, a function that tells how many leading pages of a
-sequence are cached now, and the time, and returns a new order.
+Each order takes the waiting sequences in order of arrival, a function that tells how many leading pages of a
+sequence are cached now, and the time, and returns a new one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 
 from baton.core.errors import InvalidSetting
 from baton.engine.sequence import NEVER, Sequence
 
 CachedPages = Callable[[Sequence], int]
-Policy = Callable[[list[Sequence], CachedPages, float], list[Sequence]]
+Order = Callable[[list[Sequence], CachedPages, float], list[Sequence]]
 
+LOOKED_AT = 512
+"""Waiting sequences that one step considers; bounds the host's time when the queue is long."""
 MATCHED_QUEUE = 128
 """Longest queue whose every member is matched against the cache each step; longer ones go by arrival."""
 RISE_S = 10.0
 """Who waits rises by one priority in this time, so nobody waits for ever for those who come later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    order: Order
+    gives_way: bool = False
+    """Whether in a mixed step a running sequence leaves its line to prompts whose answers will be longer than
+    what is left of its own."""
 
 
 def fcfs(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
@@ -36,18 +47,20 @@ def priority(waiting: list[Sequence], cached: CachedPages, now: float) -> list[S
     )
 
 
+def left(sequence: Sequence) -> float:
+    """Tokens that its answer may still have; infinite where nobody gave a `max_tokens`."""
+    bounded = sequence.leg is not None or sequence.request.sampling.max_tokens is not None
+    return sequence.limit - len(sequence.tokens) - sequence.pending if bounded else inf
+
+
 def lof(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     """Longest output first, by `max_tokens`; who gave none may be the longest. Equals by arrival.
 
     For work that is all there at once: it ends no sooner than its longest answer, and short ones fill
-    the steps that the long ones need anyway.
+    the steps that the long ones need anyway. Where those who run give way too, all end together: no
+    steps are left for the last few.
     """
-
-    def output(sequence: Sequence) -> float:
-        bounded = sequence.leg is not None or sequence.request.sampling.max_tokens is not None
-        return sequence.limit - sequence.prompt if bounded else inf
-
-    return sorted(waiting, key=lambda s: (-output(s), s.arrival))
+    return sorted(waiting, key=lambda s: (-left(s), s.arrival))
 
 
 def lpm(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
@@ -75,8 +88,12 @@ def dfs_weight(waiting: list[Sequence], cached: CachedPages, now: float) -> list
 
 
 POLICIES: dict[str, Policy] = {
-    "fcfs": fcfs, "lof": lof, "lpm": lpm, "dfs-weight": dfs_weight, "priority": priority,
-}  # fmt: skip
+    "fcfs": Policy(fcfs),
+    "lof": Policy(lof, gives_way=True),
+    "lpm": Policy(lpm),
+    "dfs-weight": Policy(dfs_weight),
+    "priority": Policy(priority),
+}
 
 
 def policy_named(name: str) -> Policy:

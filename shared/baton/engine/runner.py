@@ -20,7 +20,7 @@ from baton.attention.base import Attention, Capturable, HostShape, Spans
 from baton.core.types import TokenLogprob
 from baton.engine.batch import Batch, Outcome, flatten
 from baton.engine.flight import Flight
-from baton.engine.graphs import DecodeGraphs, Lines, ladder
+from baton.engine.graphs import DecodeGraphs, Held, Lines, ladder, ladder_of_spans
 from baton.engine.stretches import Stretches, counts
 from baton.engine.upload import Upload
 from baton.kernels.capture import sharing
@@ -31,8 +31,8 @@ from baton.sampling.sampler import Picked, Places, Sampler, entries, score
 
 NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32))
 MOST_READ = 32 << 30
-"""Bytes of keys and values that the tokens of prompts in a graph read together, each anew: some 8 ms of a
-GPU's memory, where launching the kernels of a step one by one takes the host 30."""
+"""Bytes of keys and values that the tokens of prompts in a graph read together, each piece anew: some 8 ms of
+a GPU's memory, where launching the kernels of a step one by one takes the host 30."""
 SCORED = 128
 """Tokens of a prompt that are scored together: each has a line of logits, some of a MB, three times over."""
 LOOK_S = 0.00003
@@ -59,8 +59,8 @@ class Runner:
         graph_max_batch: int = 0, graph_max_tokens: int = 0, usual_tokens: int = 0,
         progress: Callable[[float], None] | None = None, only_largest: bool = False,
     ) -> None:  # fmt: skip
-        """`usual_tokens`: what mixed steps are filled up to. `only_largest`: of the graphs, to see what they
-        take."""
+        """`usual_tokens`: what mixed steps are filled up to, if more than graphs take. `only_largest`: of the
+        graphs, to see what they take."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -88,7 +88,8 @@ class Runner:
 
         return DecodeGraphs(
             self.decoder, self.attention, self.pool, self.table, self.last, self.sampling,
-            [largest] if only_largest else ladder(largest), sample,
+            [largest] if only_largest else ladder(largest),
+            [largest] if only_largest else ladder_of_spans(largest), sample,
         )  # fmt: skip
 
     def _stretches(self, largest: int, usual: int, only_largest: bool) -> Stretches | None:
@@ -125,10 +126,11 @@ class Runner:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> _Awaited:
-        if self.graphs is not None and self.graphs.fits(batch.tokens) and self._brief(batch):
+        graphs = self.graphs
+        if graphs is not None and graphs.fits(batch.tokens) and self._brief(batch, graphs.lines):
             if len(batch.span_rows):
-                return self._replay_spans(batch, self.graphs)
-            return self._replay(batch, self.graphs)
+                return self._replay_spans(batch, graphs)
+            return self._replay(batch, graphs)
         self._apply(batch)
         shape = self._lay_out(batch)
         scored = any(following is not None for following in batch.following)
@@ -162,15 +164,15 @@ class Runner:
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(host_rows), [])
 
-    def _brief(self, batch: Batch) -> bool:
-        """Whether its prompts may go a token a line: each line reads all that lies before it anew."""
+    def _brief(self, batch: Batch, together: int) -> bool:
+        """Whether its prompts may go a token a line: so many lines read all that lies before them anew."""
         if not len(batch.span_rows):
             return True
         if any(following is not None for following in batch.following):
             return False
         new = batch.span_tokens.astype(np.int64)
         read = int((new * (batch.span_starts + (new + 1) / 2)).sum())
-        return read * self.pool[0].nbytes // self.page_size <= MOST_READ
+        return read * self.pool[0].nbytes // self.page_size <= MOST_READ * together
 
     def _replay_spans(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
         """A step with short prompts, as one graph: each of their tokens is a line like a decode's."""
@@ -182,7 +184,8 @@ class Runner:
         lines = Lines(flat.token_rows, flat.positions, np.concatenate([slots, batch.decode_rows]), goals)
         ids, at, rows, positions = self.upload([batch.ids, flat.lines, flat.sampled_rows, flat.sampled_at])
         self.last[self.rows : self.rows + count] = ids
-        logits, tokens = graphs.replay(lines, self._changes(batch, graphs))
+        held = Held(flat.rows, flat.new, flat.lengths)
+        logits, tokens = graphs.replay(lines, self._changes(batch, graphs), held)
         if not len(flat.lines):
             return _settled(Picked(tokens[:0]), [], [])
         if self.sampler.plain(flat.sampled_rows):

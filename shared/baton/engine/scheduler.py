@@ -14,23 +14,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
+from math import inf
 
 import numpy as np
 
 from baton.core.errors import DeadlineExceeded, InvalidField, OutOfPages, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.batch import Outcome
+from baton.engine.filling import ahead_of, longest, surplus
 from baton.engine.headroom import Headroom
 from baton.engine.holdings import Holdings
 from baton.engine.launch import Launch, Span, assemble
 from baton.engine.limits import Limits, check
-from baton.engine.policy import Policy, hopeless, victims
+from baton.engine.policy import LOOKED_AT, Policy, hopeless, victims
 from baton.engine.sequence import NEVER, Leg, Sequence, Stage
-from baton.protocol.engine import Course, Load, Update
+from baton.protocol.engine import Course, Update
 from baton.sampling.fresh import Fresh
 
-LOOKED_AT = 512
-"""Waiting sequences that one step considers; bounds the host's time when the queue is long."""
 ALONE = 512
 """Tokens in a step beyond which it begins no further leg: a GPU is busy with them, and whoever waits for the
 first of two prompts need not wait for the second."""
@@ -122,30 +122,49 @@ class Scheduler:
 
     def next(self) -> Launch | None:
         """The next step, or None when there is nothing to launch before a flight is absorbed."""
-        if self.limits.mixed:
+        if not self.limits.mixed:
+            spans, decodes = self._apart(self._budget)
+        elif self.policy.gives_way:
+            spans, decodes = self._filled(self.limits.lines)
+        else:
             decodes = self._decodes()
             spans = self._prefills(max(self._budget - len(decodes), 1))
-        else:
-            spans = self._prefills(self._budget)
-            decodes = [] if spans else self._decodes()
         if not spans and not decodes:
             return None
         return self._launch(spans, decodes)
+
+    def _apart(self, budget: int) -> tuple[list[Span], list[Sequence]]:
+        spans = self._prefills(budget)
+        return spans, [] if spans else self._decodes()
+
+    def _filled(self, lines: int) -> tuple[list[Span], list[Sequence]]:
+        """A step of `lines`; of prompts alone while more of them waits than such steps have room for."""
+        prompts = [*self.prefilling, *self.waiting]
+        if not prompts:
+            return [], self._decodes()
+        wanting, _ = self._wanting()
+        over = surplus(prompts, wanting, lines, self.limits.max_running)
+        if over > lines:
+            return self._apart(int(min(self._budget, over)))
+        room = max(lines, len(wanting))
+        spans = self._prefills(room, ahead_of(wanting))
+        return spans, self._decodes(room - sum(span.tokens for span in spans), beside=spans)
 
     @property
     def _budget(self) -> int:
         return self.limits.prefill_budget or self._pool_tokens
 
-    def _prefills(self, budget: int) -> list[Span]:
+    def _prefills(self, budget: int, ahead: Callable[[Sequence], int] = lambda prompt: 0) -> list[Span]:
+        """`ahead`: lines of the budget that are not for this prompt."""
         spans: list[Span] = []
         for sequence in list(self.prefilling):
-            if budget <= 0:
+            if (room := budget - ahead(sequence)) <= 0:
                 return spans
-            spans.append(self._span(sequence, budget))
+            spans.append(self._span(sequence, room))
             budget -= spans[-1].tokens
         if self.waiting and self._rows and budget > 0:
-            for sequence in self._admissible():
-                if budget <= 0 or not self._rows:
+            for sequence in self.policy.order(self.waiting, self._cached_pages, self.now())[:LOOKED_AT]:
+                if (room := budget - ahead(sequence)) <= 0 or not self._rows:
                     break
                 if hopeless(sequence, self.now(), self.fastest(), self._cached_tokens):
                     self._refuse(sequence)
@@ -156,12 +175,9 @@ class Scheduler:
                     continue
                 if not self._admit(sequence) and not self._admit_alone(sequence):
                     break
-                spans.append(self._span(sequence, budget))
+                spans.append(self._span(sequence, room))
                 budget -= spans[-1].tokens
         return spans
-
-    def _admissible(self) -> list[Sequence]:
-        return list(self.policy(self.waiting, self._cached_pages, self.now())[:LOOKED_AT])
 
     def _cached_tokens(self, sequence: Sequence) -> int:
         return self._cached_pages(sequence) * self.holdings.page_size
@@ -221,7 +237,7 @@ class Scheduler:
         holdings = self.holdings
         holdings.adopt(sequence)
         need = holdings.pages_for(tokens) - len(sequence.pages)
-        if need + self._spare([sequence]) > holdings.available or not holdings.make_room(need):
+        if need + self.spare_pages([sequence]) > holdings.available or not holdings.make_room(need):
             holdings.release(sequence)
             return False
         holdings.grow(sequence, need)
@@ -233,15 +249,10 @@ class Scheduler:
                 self.computing[page] = sequence
         return True
 
-    def _spare(self, joining: Listing[Sequence] = ()) -> int:
+    def spare_pages(self, joining: Listing[Sequence] = ()) -> int:
         """Pages that sequences in the engine, with those joining, are likely to need before any ends."""
         active = [*self.running, *self.prefilling]
         return self.holdings.pages_for(self.headroom.tokens([*active, *joining])) if active else 0
-
-    @property
-    def spare_pages(self) -> int:
-        """Pages that must stay to be had for what runs already."""
-        return self._spare()
 
     def _uncached(self, sequence: Sequence) -> list[bytes]:
         size = self.holdings.page_size
@@ -252,14 +263,14 @@ class Scheduler:
         tokens = min(len(sequence.tokens) - start, budget)
         return Span(sequence, start, tokens, start + tokens == len(sequence.tokens), sequence.unscored)
 
-    def _decodes(self) -> list[Sequence]:
-        """Running sequences that want a token, each with a page for it."""
-        wanting, growing = self._wanting()
+    def _decodes(self, most: float = inf, beside: Listing[Span] = ()) -> list[Sequence]:
+        """Running sequences that want a token, those with the most left if not all; each with a page."""
+        wanting, growing = self._wanting(most)
         if not growing:
             self.headroom.eased()
             return wanting
         if not self.holdings.make_room(len(growing)):
-            if any(s.inflight for s in self.sequences.values()):
+            if beside or any(s.inflight for s in self.sequences.values()):
                 return []  # absorb first: only settled sequences can be retracted
             wanting, growing = self._retract()
         for sequence in growing:
@@ -267,10 +278,10 @@ class Scheduler:
             self._table_write(sequence, len(sequence.pages) - 1)
         return wanting
 
-    def _wanting(self) -> tuple[list[Sequence], list[Sequence]]:
+    def _wanting(self, most: float = inf) -> tuple[list[Sequence], list[Sequence]]:
         """Running sequences that want a token, and those among them that need a page for it."""
         size = self.holdings.page_size
-        wanting = [s for s in self.running if s.unfed]
+        wanting = longest([s for s in self.running if s.unfed], most)
         return wanting, [s for s in wanting if s.computed == len(s.pages) * size]
 
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
@@ -469,21 +480,6 @@ class Scheduler:
         if sequence.row:
             self._rows.append(sequence.row)
             sequence.row = 0
-
-    def load(self) -> Load:
-        allocator, cache = self.holdings.allocator, self.holdings.cache
-        return Load(
-            waiting=len(self.waiting),
-            prefilling=len(self.prefilling),
-            running=len(self.running),
-            pages_free=allocator.free,
-            pages_cached=cache.pages,
-            pages_evictable=cache.evictable,
-            pages_total=allocator.total - 1,
-            pages_fenced=allocator.fenced,
-            retractions=self.retractions,
-            steps=self.steps,
-        )
 
     def check_integrity(self) -> None:
         """Raise AssertionError when pages or rows are lost or owned twice. For idle times and tests."""

@@ -52,12 +52,17 @@ scaling() {
   touch /tmp/stop; wait $load; rm -f /tmp/stop; tail -1 "$out/steady.txt"
   tail -1 "$out/steady.txt" | grep -q '"failed": 0, "wrong": 0' || { echo "answers were lost"; exit 1; }
 }
+tested() { # name
+  say "$1: helm test"
+  helm test proof -n proof --timeout 3m >"$out/$1-test.txt" 2>&1 || { cat "$out/$1-test.txt"; exit 1; }
+  tail -12 "$out/$1-test.txt"
+}
 told() { # name, what doctor must have said of the path
   grep -iE "^[a-z]+ +path .*$2" "$out/$1-doctor.txt" || { echo "$1: doctor does not say: $2"; exit 1; }
 }
 
 channel on
-[[ $cases != *nvlink* ]] || { install nvlink; measure nvlink 6 120; told nvlink "over nvlink"; }
+[[ $cases != *nvlink* ]] || { install nvlink; measure nvlink 6 120; told nvlink "over nvlink"; tested nvlink; }
 [[ $cases != *scaling* ]] || scaling
 [[ $cases == *tcp* ]] || exit 0
 channel off

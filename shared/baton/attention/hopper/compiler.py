@@ -40,6 +40,10 @@ class Tuning:
     """Pairs a block up to which its warps work on one piece together."""
     overhead_together: int = 24
     """`overhead` there: a graph's padding lines are pairs of one tile and must not meet in one block."""
+    several: int = 6
+    """Added to `overhead` where several tokens of a sequence read together ..."""
+    slower: int = 4
+    """... and what their tiles take longer, in sixteenths."""
 
 
 def cache_directory() -> Path:
@@ -54,35 +58,42 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
-def _flags(head_dim: int, group: int, tuning: Tuning, eight_bits: bool) -> list[str]:
+def _flags(head_dim: int, group: int, tuning: Tuning, eight_bits: bool, lines: int) -> list[str]:
     macros = {
         "HEAD_DIM": head_dim,
         "GROUP": group,
+        "LINES": lines,
         "EIGHT_BITS": int(eight_bits),
         "WARPS": tuning.warps,
         "STAGES": tuning.stages,
         "OVERHEAD": tuning.overhead,
         "LEAST": tuning.least,
         "TOGETHER": tuning.together,
+        "SEVERAL": tuning.several,
+        "SLOWER": tuning.slower,
         "OVERHEAD_TOGETHER": tuning.overhead_together,
     }
     return ["-std=c++17", "-O3", TARGET, *(f"-D{name}={value}" for name, value in macros.items())]
 
 
-def cubin_path(cache: Path, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False) -> Path:
-    """Where this shape's binary is, or would be; `eight_bits` is of the pool."""
-    digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning, eight_bits)).encode())
+def cubin_path(
+    cache: Path, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False, lines: int = 1
+) -> Path:
+    """Where this shape's binary is, or would be; `eight_bits` is of the pool, `lines` are a sequence's tokens
+    in a batch."""
+    digest = hashlib.sha256(" ".join(_flags(head_dim, group, tuning, eight_bits, lines)).encode())
     for source in [*sorted(SOURCES.glob("*.h")), SOURCES / "decode.cu"]:
         digest.update(source.read_bytes())
-    return cache / f"decode-{head_dim}-{group}-{digest.hexdigest()[:16]}.cubin"
+    return cache / f"decode-{head_dim}-{group}x{lines}-{digest.hexdigest()[:16]}.cubin"
 
 
 def build(
-    cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False
-) -> bytes:
+    cache: Path, nvcc: str | None, head_dim: int, group: int, tuning: Tuning, eight_bits: bool = False,
+    lines: int = 1,
+) -> bytes:  # fmt: skip
     """The cubin, from the cache or compiled into it."""
-    path = cubin_path(cache, head_dim, group, tuning, eight_bits)
-    return compiled(path, nvcc, SOURCES / "decode.cu", _flags(head_dim, group, tuning, eight_bits))
+    path = cubin_path(cache, head_dim, group, tuning, eight_bits, lines)
+    return compiled(path, nvcc, SOURCES / "decode.cu", _flags(head_dim, group, tuning, eight_bits, lines))
 
 
 def compiled(

@@ -1,4 +1,5 @@
-// Attention of one new token per sequence over the paged pool, for compute capability 9.0.
+// Attention of one new token per sequence over the paged pool, or of up to LINES that follow each other, for
+// compute capability 9.0.
 //
 // Each warp is a stream of its own: it owns a piece of the line of tiles (shares.h), keeps STAGES tiles on
 // their way from memory with the tensor copy engine, and folds each into a running softmax (tiles.h). Where
@@ -7,7 +8,7 @@
 // parts (parts.h), and puts them together in a fixed order, so equal inputs give equal bits. It waits for
 // parts still to come: that ends, because every block is resident and none waits before leaving its own part.
 //
-// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DEIGHT_BITS -DWARPS -DSTAGES -DOVERHEAD -DLEAST
+// Compiled by compiler.py with -DHEAD_DIM -DGROUP -DLINES -DEIGHT_BITS -DWARPS -DSTAGES -DOVERHEAD -DLEAST
 // -DTOGETHER -DOVERHEAD_TOGETHER.
 #include "parts.h"
 #include "shares.h"
@@ -16,7 +17,8 @@
 using namespace baton;
 
 constexpr int THREADS = WARPS * 32;
-constexpr int MERGED_HEADS = GROUP <= 8 ? GROUP : GROUP % 2 == 0 ? GROUP / 2 : 1;  // by one warp at a time
+constexpr int merged(int most) { return QUERIES % most == 0 ? most : merged(most - 1); }
+constexpr int MERGED_HEADS = merged(8);  // by one warp at a time
 constexpr uint64_t READ_ONCE = 0x12F0000000000000;  // L2 policy: evict first
 
 struct alignas(64) TensorMap {
@@ -56,9 +58,16 @@ __device__ __forceinline__ void copy_tile(const TensorMap& pool, uint32_t stage,
 
 // The batch as the prologue leaves it in shared memory.
 struct Batch {
-    int* prefix;   // [batch + 1]
-    int* lengths;  // [batch]
-    int* rows;     // [batch]
+    int* prefix;     // [batch + 1]
+    int* lengths;    // [batch]
+    int* rows;       // [batch]
+    int* starts;     // [batch + 1], where LINES are more than one
+    int* overheads;  // [batch], as well
+
+    __device__ __forceinline__ Tokens tokens(int seq) const {
+        if constexpr (LINES == 1) return Tokens{seq, 1};
+        else return Tokens{starts[seq], starts[seq + 1] - starts[seq]};
+    }
 };
 
 // Who owns a piece: a warp, or a block's warps together.
@@ -133,7 +142,14 @@ __device__ __forceinline__ void read_batch(const Step& step, const Batch& batch,
         const bool inside = seq < step.batch;
         const int length = inside ? __ldg(step.lengths + seq) : 0;
         const int row = inside ? __ldg(step.rows + seq) : 0;
-        const int cost = pair_cost(tile_count(length, step.window), overhead);
+        const int tiles = tile_count(length, step.window);
+        int start = 0, own = overhead;
+        if constexpr (LINES > 1) {
+            start = __ldg(step.starts + least_of(seq, step.batch));
+            const int count = __ldg(step.starts + least_of(seq + 1, step.batch)) - start;
+            if (count * GROUP > NARROW * 8) own += SEVERAL + tiles * SLOWER / 16;
+        }
+        const int cost = pair_cost(tiles, own);
         int sum = cost;
 #pragma unroll
         for (int d = 1; d < 32; d *= 2) {
@@ -152,15 +168,20 @@ __device__ __forceinline__ void read_batch(const Step& step, const Batch& batch,
             batch.prefix[seq] = before + sum - cost;
             batch.lengths[seq] = length;
             batch.rows[seq] = row;
+            if constexpr (LINES > 1) batch.starts[seq] = start, batch.overheads[seq] = own;
         }
         before += all;
         __syncthreads();
     }
-    if (threadIdx.x == 0) batch.prefix[step.batch] = before;
+    if (threadIdx.x == 0) {
+        batch.prefix[step.batch] = before;
+        if constexpr (LINES > 1) batch.starts[step.batch] = __ldg(step.starts + step.batch);
+    }
     __syncthreads();
 }
 
-// Rows of empty sequences are read by nobody, but NaN must not sit there.
+// Rows of empty sequences are read by nobody, but NaN must not sit there. With LINES, whoever has no tokens has no
+// rows.
 __device__ __forceinline__ void clear_empty(const Step& step, const Batch& batch) {
     const int words = step.kv_heads * GROUP * HEAD_DIM / 2;
     for (int seq = blockIdx.x; seq < step.batch; seq += gridDim.x) {
@@ -172,11 +193,13 @@ __device__ __forceinline__ void clear_empty(const Step& step, const Batch& batch
 
 // What this team's warp has of a segment goes to the result, to the pair's first owner, or, being the first
 // owner's, meets the others' parts. `parts` holds one part of each warp of the block. All warps of the team.
+template <int COLUMNS>
 __device__ __forceinline__ void finish(const Step& step, const Division& division, const Walk& walk, const Team& team,
-                                       const Segment& segment, Running& running, float* parts, int lane) {
+                                       const Segment& segment, const Tokens& tokens, Running<COLUMNS>& running,
+                                       float* parts, int lane) {
     const bool whole = segment.first == 0 && segment.end == segment.tiles;
     if (team.size == 1 && whole) {
-        running.store(step, segment, lane);
+        running.store(step, segment, tokens, lane);
         return;
     }
     const Owners owners(division, walk, segment);
@@ -186,14 +209,14 @@ __device__ __forceinline__ void finish(const Step& step, const Division& divisio
             merge.leave(team.number);
         } else {
             if (!whole) merge.take_far(team.number + 1, end);  // a stream's last segment: nobody waits for this team
-            merge.store(segment);
+            merge.store(segment, tokens);
         }
     };
-    const int warp = threadIdx.x >> 5;
+    const int warp = threadIdx.x >> 5, queries = tokens.count * GROUP;
     running.lay_out(parts + warp * PART_FLOATS, lane);
     if (team.size == 1) {
         __syncwarp();
-        for (int head = 0; head < GROUP; head += MERGED_HEADS) {
+        for (int head = 0; head < queries; head += MERGED_HEADS) {
             Merge<MERGED_HEADS> merge(step, head, lane);
             merge.take_near(parts + warp * PART_FLOATS);
             hand_on(merge);
@@ -201,7 +224,7 @@ __device__ __forceinline__ void finish(const Step& step, const Division& divisio
         __syncwarp();
     } else {
         __syncthreads();
-        for (int head = warp; head < GROUP; head += WARPS) {
+        for (int head = warp; head < queries; head += WARPS) {
             Merge<1> merge(step, head, lane);
 #pragma unroll
             for (int w = 0; w < WARPS; ++w) merge.take_near(parts + w * PART_FLOATS);
@@ -211,41 +234,68 @@ __device__ __forceinline__ void finish(const Step& step, const Division& divisio
     }
 }
 
-// One warp's whole stream, the first tiles of which `feed` is ready to copy.
-__device__ __forceinline__ void stream(const Step& step, const Batch& batch, const Division& division, Walk walk,
-                                       const Team& team, Feed& feed, uint32_t ring, uint32_t barriers, float* parts,
+// A warp's tiles in shared memory, and which of them comes next.
+struct Ring {
+    uint32_t tiles, barriers;
+    int stage;
+    uint32_t parity;
+
+    __device__ __forceinline__ uint32_t tile() const { return tiles + stage * STAGE_BYTES; }
+    __device__ __forceinline__ uint32_t barrier() const { return barriers + stage * 8; }
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+// Where a warp is on its piece of the line.
+struct Place {
+    Walk walk;
+    Segment coming;
+    bool more;
+};
+
+// The segments of a warp's piece from `place` on, up to the first whose queries need more columns.
+template <int COLUMNS>
+__device__ __forceinline__ void stream(const Step& step, const Batch& batch, const Division& division,
+                                       const Team& team, Place& place, Feed& feed, Ring& ring, float* parts,
                                        int lane) {
+    const auto fits = [&] {
+        return place.more && (COLUMNS == WIDE || batch.tokens(place.coming.seq).count * GROUP <= COLUMNS * 8);
+    };
+    const auto load = [&](auto& q) {
+        load_queries(q, step, place.coming.head, batch.tokens(place.coming.seq), lane);
+    };
+    // Read before they are needed, where a lane has room for them.
+    constexpr bool AHEAD = COLUMNS == NARROW;
+    Queries<COLUMNS> q, coming_q;
+    if (AHEAD && fits()) load(coming_q);
+    while (fits()) {
+        const Segment segment = place.coming;
+        if constexpr (AHEAD) {
 #pragma unroll
-    for (int i = 0; i < STAGES; ++i) feed.copy_next(ring + i * STAGE_BYTES, barriers + i * 8);
-    Segment segment, coming;
-    Queries q, coming_q;
-    bool more = walk.next(coming);
-    if (more) load_queries(coming_q, step, coming, lane);
-    int stage = 0;
-    uint32_t parity = 0;
-    Running running;
-    while (more) {
-        segment = coming;
+            for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
-        for (int n = 0; n < COLUMNS; ++n)
-#pragma unroll
-            for (int i = 0; i < CHUNKS; ++i) q[n][i][0] = coming_q[n][i][0], q[n][i][1] = coming_q[n][i][1];
-        more = walk.next(coming);
-        if (more) load_queries(coming_q, step, coming, lane);
+                for (int i = 0; i < CHUNKS; ++i) q[n][i][0] = coming_q[n][i][0], q[n][i][1] = coming_q[n][i][1];
+        } else {
+            load(q);
+        }
+        place.more = place.walk.next(place.coming);
+        if (AHEAD && fits()) load(coming_q);
         const int length = batch.lengths[segment.seq];
+        const Tokens tokens = batch.tokens(segment.seq);
         const int origin = first_tile(length, step.window) * TILE;
         const int oldest = step.window > 0 ? length - step.window : 0;
+        Running<COLUMNS> running;
         running.clear();
         for (int tile = segment.first + team.rank; tile < segment.end; tile += team.size) {
             const int begin = origin + tile * TILE;
-            const uint32_t here = ring + stage * STAGE_BYTES, barrier = barriers + stage * 8;
-            barrier_wait(barrier, parity);
-            running.fold(here, q, step.scale, oldest - begin, length - begin, lane);
+            barrier_wait(ring.barrier(), ring.parity);
+            running.fold(ring.tile(), q, tokens, step.scale, oldest - begin, length - begin, lane);
             __syncwarp();
-            feed.copy_next(here, barrier);
-            if (++stage == STAGES) stage = 0, parity ^= 1;
+            feed.copy_next(ring.tile(), ring.barrier());
+            ring.advance();
         }
-        finish(step, division, walk, team, segment, running, parts, lane);
+        finish(step, division, place.walk, team, segment, tokens, running, parts, lane);
     }
 }
 
@@ -264,6 +314,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch.prefix = reinterpret_cast<int*>(after + WARPS * STAGES * 8);
     batch.lengths = batch.prefix + step.batch + 1;
     batch.rows = batch.lengths + step.batch;
+    batch.starts = batch.rows + step.batch;
+    batch.overheads = batch.starts + step.batch + 1;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     if (threadIdx.x < WARPS * STAGES) barrier_init(barriers + threadIdx.x * 8);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -280,12 +332,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Division division(total, together ? grid : grid * WARPS, LEAST);
     if (team.number < division.active && total > 0) {
         const int begin = division.begin(team.number), count = division.count(team.number);
-        const Walk walk(batch.prefix, step.batch, step.kv_heads, overhead, begin, count);
+        const Overheads overheads{overhead, LINES > 1 ? batch.overheads : nullptr};
+        const Walk walk(batch.prefix, step.batch, step.kv_heads, overheads, begin, count);
         Feed feed(step, batch, pool, team, walk, lane);
         asm volatile("griddepcontrol.wait;" ::: "memory");
-        const uint32_t ring = shared_address(rings) + warp * STAGES * STAGE_BYTES;
-        stream(step, batch, division, walk, team, feed, ring, barriers + warp * STAGES * 8, parts, lane);
+        Ring ring{shared_address(rings) + warp * STAGES * STAGE_BYTES, barriers + warp * STAGES * 8, 0, 0};
+#pragma unroll
+        for (int i = 0; i < STAGES; ++i) feed.copy_next(ring.tiles + i * STAGE_BYTES, ring.barriers + i * 8);
+        Place place{walk};
+        place.more = place.walk.next(place.coming);
+        stream<NARROW>(step, batch, division, team, place, feed, ring, parts, lane);
+        if constexpr (NARROW < WIDE) stream<WIDE>(step, batch, division, team, place, feed, ring, parts, lane);
     }
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    clear_empty(step, batch);
+    if constexpr (LINES == 1) clear_empty(step, batch);
 }

@@ -91,4 +91,10 @@ __device__ __forceinline__ uint32_t read_fresh(const void* from) {
     return __ldcg(static_cast<const uint32_t*>(from));
 }
 
+// What is made of it is not made before a loop and kept in registers.
+__device__ __forceinline__ int computed_here(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 }  // namespace baton

@@ -1,6 +1,6 @@
 // How the parts of a pair that several warps share come together. Part of decode.cu.
 //
-// A part is, for each query head, HEAD_DIM unscaled sums, the maximum they were scaled by (log2) and the
+// A part is, for each query, HEAD_DIM unscaled sums, the maximum they were scaled by (log2) and the
 // denominator. It passes within a block through shared memory, between blocks through the step's scratch,
 // whose words say themselves whether they are there: they hold ABSENT until written, and their one reader
 // puts ABSENT back for the next launch. So no fence and no counter stands between writer and reader.
@@ -11,7 +11,7 @@
 namespace baton {
 
 constexpr int LANE_DIMS = HEAD_DIM / 32;
-constexpr int PART_FLOATS = GROUP * HEAD_DIM + (2 * GROUP + 3) / 4 * 4;
+constexpr int PART_FLOATS = QUERIES * HEAD_DIM + (2 * QUERIES + 3) / 4 * 4;
 constexpr uint32_t ABSENT = 0xffffffffu;  // a NaN that no store writes
 
 template <int N>
@@ -90,7 +90,7 @@ struct Merge {
     __device__ __forceinline__ void take_near(const float* part) {
 #pragma unroll
         for (int h = 0; h < HEADS; ++h) {
-            const float* ends = part + GROUP * HEAD_DIM + (head + h) * 2;
+            const float* ends = part + QUERIES * HEAD_DIM + (head + h) * 2;
             take(h, ends[0], ends[1], part + (head + h) * HEAD_DIM + lane * LANE_DIMS);
         }
     }
@@ -109,8 +109,8 @@ struct Merge {
 #pragma unroll
                 for (int i = 0; i < AT_ONCE * HEADS; ++i)
                     if (first + i / HEADS < end) {
-                        dims[i].read(sums + (i / HEADS * GROUP + i % HEADS) * HEAD_DIM);
-                        ending[i].read(ends + (i / HEADS * GROUP + i % HEADS) * 2);
+                        dims[i].read(sums + (i / HEADS * QUERIES + i % HEADS) * HEAD_DIM);
+                        ending[i].read(ends + (i / HEADS * QUERIES + i % HEADS) * 2);
                     }
 #pragma unroll
                 for (int i = 0; i < AT_ONCE * HEADS; ++i)
@@ -119,8 +119,8 @@ struct Merge {
 #pragma unroll
             for (int i = 0; i < AT_ONCE * HEADS; ++i)
                 if (first + i / HEADS < end) {
-                    Words<LANE_DIMS>::forget(sums + (i / HEADS * GROUP + i % HEADS) * HEAD_DIM);
-                    if (lane == 0) Words<2>::forget(ends + (i / HEADS * GROUP + i % HEADS) * 2);
+                    Words<LANE_DIMS>::forget(sums + (i / HEADS * QUERIES + i % HEADS) * HEAD_DIM);
+                    if (lane == 0) Words<2>::forget(ends + (i / HEADS * QUERIES + i % HEADS) * 2);
                     take(i % HEADS, ending[i][0], ending[i][1], dims[i]);
                 }
         }
@@ -139,23 +139,23 @@ struct Merge {
         }
     }
 
-    __device__ __forceinline__ void store(const Segment& segment) const {
-        const int64_t pair = static_cast<int64_t>(segment.seq) * step.kv_heads + segment.head;
-        uint16_t* to = step.out + (pair * GROUP + head) * HEAD_DIM + lane * LANE_DIMS;
+    __device__ __forceinline__ void store(const Segment& segment, const Tokens& tokens) const {
 #pragma unroll
         for (int h = 0; h < HEADS; ++h) {
+            if (!tokens.has(head + h)) continue;
+            uint16_t* to = result(step, tokens, segment.head, head + h) + lane * LANE_DIMS;
             const float scale = step.value_scale / total[h];
 #pragma unroll
             for (int d = 0; d < LANE_DIMS; d += 2)
-                *reinterpret_cast<uint32_t*>(to + h * HEAD_DIM + d) = pack_bf16(out[h][d] * scale, out[h][d + 1] * scale);
+                *reinterpret_cast<uint32_t*>(to + d) = pack_bf16(out[h][d] * scale, out[h][d + 1] * scale);
         }
     }
 
     __device__ __forceinline__ float* far_sums(int team) const {
-        return step.sums + (static_cast<int64_t>(team) * GROUP + head) * HEAD_DIM + lane * LANE_DIMS;
+        return step.sums + (static_cast<int64_t>(team) * QUERIES + head) * HEAD_DIM + lane * LANE_DIMS;
     }
     __device__ __forceinline__ float* far_ends(int team) const {
-        return step.peaks + (static_cast<int64_t>(team) * GROUP + head) * 2;
+        return step.peaks + (static_cast<int64_t>(team) * QUERIES + head) * 2;
     }
 };
 

@@ -31,6 +31,14 @@ BATON_BOTH int tile_count(int length, int window) {
 // What one pair costs; an empty sequence costs nothing and is never visited.
 BATON_BOTH int pair_cost(int tiles, int overhead) { return tiles > 0 ? tiles + overhead : 0; }
 
+// What starting and ending pairs costs, in tiles: the same for all, or as `each` says.
+struct Overheads {
+    int all;
+    const int* each;  // [batch], or null
+
+    BATON_BOTH int of(int seq) const { return each == nullptr ? all : each[seq]; }
+};
+
 // `total` units cut into `active` pieces whose sizes differ by one at most.
 struct Division {
     int active, share, extra;
@@ -58,11 +66,12 @@ struct Segment {
 // sequences before s, so sequence s begins at unit `prefix[s] * heads`.
 struct Walk {
     const int* prefix;
-    int heads, overhead;
+    int heads;
+    Overheads overheads;
     int seq, head, at, left;
 
-    BATON_BOTH Walk(const int* prefix_, int batch, int heads_, int overhead_, int begin, int count)
-        : prefix(prefix_), heads(heads_), overhead(overhead_), left(count) {
+    BATON_BOTH Walk(const int* prefix_, int batch, int heads_, const Overheads& overheads_, int begin, int count)
+        : prefix(prefix_), heads(heads_), overheads(overheads_), left(count) {
         int low = 0, high = batch - 1;  // the first sequence that ends after `begin`
         while (low < high) {
             int middle = (low + high) / 2;
@@ -80,6 +89,7 @@ struct Walk {
         while (left > 0) {
             int cost = prefix[seq + 1] - prefix[seq];
             int take = least_of(cost - at, left);
+            const int overhead = overheads.of(seq);
             segment.seq = seq;
             segment.head = head;
             segment.tiles = cost - overhead;
@@ -102,9 +112,10 @@ struct Owners {
     int first, count;
 
     BATON_BOTH Owners(const Division& division, const Walk& walk, const Segment& segment) {
-        int cost = segment.tiles + walk.overhead;
+        const int overhead = walk.overheads.of(segment.seq);
+        int cost = segment.tiles + overhead;
         int begin = walk.prefix[segment.seq] * walk.heads + segment.head * cost;
-        first = division.owner(begin + walk.overhead);
+        first = division.owner(begin + overhead);
         count = division.owner(begin + cost - 1) - first + 1;
     }
 };
