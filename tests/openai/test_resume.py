@@ -10,9 +10,19 @@ from hypothesis import strategies as st
 
 from baton.core.types import Finish
 from baton.openai import Delivered, Endpoint, EventRelay, ServedModel, Shape, Usage, choice_stream
+from baton.openai.reasoning import Reasoning
 from baton.tokens import StopStrings, detokenizer
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=0)
+PIECES = [
+    *"🙂 fox天xb\x00 <",
+    "<think>\n",
+    "</think>",
+    " </th",
+    "<tool_call>",
+    '{"name":"f"}',
+    "</tool_call>",
+]
 STOPS = ["\ufffdx", "fox", "🙂b", "  "]
 
 
@@ -38,23 +48,37 @@ def decode_pod(
     yield stream.chunk(rest, new, finish=Finish.LENGTH)
 
 
-def read(shape: Shape, events: bytes) -> str:
+def read(shape: Shape, events: bytes) -> tuple[str, str, list[str]]:
+    """What was answered, what was thought, and which tools were called."""
     bodies = [json.loads(e.split(b"data: ")[1]) for e in events.split(b"\n\n") if e]
     if shape.endpoint is Endpoint.GENERATE:
-        return bodies[-1]["text"] if bodies else ""
-    return "".join(body["choices"][0]["delta"]["content"] for body in bodies)
+        return bodies[-1]["text"] if bodies else "", "", []
+    deltas = [body["choices"][0]["delta"] for body in bodies]
+    said, thought = ("".join(d.get(key, "") for d in deltas) for key in ("content", "reasoning_content"))
+    return said, thought, [call["id"] for d in deltas for call in d.get("tool_calls", ())]
 
 
 @given(
-    st.lists(st.sampled_from("🙂 fox天xb\x00 ") | st.integers(0, 504), max_size=25),
+    st.lists(st.sampled_from(PIECES) | st.integers(0, 504), max_size=25),
     st.lists(st.floats(0, 1), max_size=3),
-    st.sampled_from([Endpoint.CHAT, Endpoint.GENERATE]),
-)
-@settings(max_examples=150)
+    st.sampled_from(
+        [(Endpoint.CHAT, None), (Endpoint.CHAT, Reasoning.MAY), (Endpoint.CHAT, Reasoning.BEGUN),
+         (Endpoint.GENERATE, None)]
+    ),
+    st.booleans(),
+)  # fmt: skip
+@settings(max_examples=300)
 def test_a_broken_stream_reads_like_a_whole_one(
-    model: ServedModel, parts: list[str | int], breaks: list[float], endpoint: Endpoint
+    model: ServedModel,
+    parts: list[str | int],
+    breaks: list[float],
+    how: tuple[Endpoint, Reasoning | None],
+    calls: bool,
 ) -> None:
-    shape = Shape(endpoint=endpoint, id="x", model="m", created=1, stream=True)
+    endpoint, reasoning = how
+    shape = Shape(
+        endpoint=endpoint, id="x", model="m", created=1, stream=True, reasoning=reasoning, calls=calls
+    )
     encode = model.tokenizer.encode
     tokens = [token for part in parts for token in ([part] if isinstance(part, int) else encode(part))]
     prompt = encode("🙂")[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -83,6 +84,20 @@ def test_a_mistake_is_told_where_the_answer_would_be(open_page: Page) -> None:
     assert answered.value.status == 400
     open_page.wait_for_selector(".said.failed")
     assert open_page.locator(".said.failed .text").inner_text()
+
+
+def test_a_thought_stands_apart_from_the_answer(open_page: Page) -> None:
+    thoughts = [{"reasoning_content": "hm, "}, {"reasoning_content": "so"}]
+    deltas = [{"role": "assistant", "content": ""}, *thoughts, {"content": "Yes."}]
+    events = [json.dumps({"choices": [{"delta": one}]}) for one in deltas]
+    told = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
+    open_page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(body=told, content_type="text/event-stream")
+    )
+    open_page.fill("#message", "why?")
+    open_page.press("#message", "Enter")
+    expect(open_page.locator(".said .thought")).to_have_text("hm, so")
+    expect(open_page.locator(".said:last-child .text")).to_have_text("Yes.")
 
 
 def test_it_works_by_keyboard_and_for_screen_readers(open_page: Page) -> None:

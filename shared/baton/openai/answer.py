@@ -16,6 +16,7 @@ from baton.openai.logprobs import (
     scored,
     top_scored,
 )
+from baton.openai.said import Reader
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
 from baton.tokens.tokenizer import Tokenizer
 
@@ -78,12 +79,18 @@ def finish_object(finish: Finish | None, stop: str | int | None, usage: Usage) -
 
 
 def _chat(shape: Shape, choice: Choice, tokenizer: Tokenizer) -> dict[str, Any]:
-    logprobs = choice.logprobs
+    logprobs, reader = choice.logprobs, Reader(shape, choice.index)
+    said = reader.feed(choice.text, last=True)
+    message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
+    if shape.reasoning is not None:
+        message["reasoning_content"] = said.thought or None
+    if said.calls:
+        message |= {"content": said.content or None, "tool_calls": said.calls}
     made: dict[str, Any] = {
         "index": choice.index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": message,
         "logprobs": None if logprobs is None else chat_logprobs(logprobs, tokenizer, shape),
-        "finish_reason": choice.finish,
+        "finish_reason": reader.finish(choice.finish),
         "stop_reason": choice.stop,
     }
     if shape.return_token_ids:

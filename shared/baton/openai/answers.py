@@ -13,6 +13,7 @@ import msgspec
 from baton.openai.shape import Timeline
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+ChatFinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 
 
 class Told(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -30,10 +31,29 @@ class UsageTold(Told, kw_only=True):
     prompt_tokens_details: PromptDetails
 
 
+class Function(Told, kw_only=True):
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+class ToolCall(Told, kw_only=True):
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class ToolCallDelta(ToolCall, kw_only=True):
+    index: int
+
+
 class ChatMessage(Told, kw_only=True):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    reasoning_content: str | msgspec.UnsetType | None = msgspec.UNSET
+    """What a model that thinks thought before."""
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Likely(Told, kw_only=True):
@@ -55,7 +75,7 @@ class ChatChoice(Told, kw_only=True):
     index: int
     message: ChatMessage
     logprobs: ChatScores | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     stop_reason: str | int | None
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
@@ -79,13 +99,16 @@ class ChatCompletion(Answer, kw_only=True):
 class ChatDelta(Told, kw_only=True):
     role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
     content: str | msgspec.UnsetType | None = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCallDelta] | msgspec.UnsetType = msgspec.UNSET
+    """Each comes whole."""
 
 
 class ChatChunkChoice(Told, kw_only=True):
     index: int
     delta: ChatDelta
     logprobs: ChatScores | None = None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     stop_reason: str | int | msgspec.UnsetType | None = msgspec.UNSET
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET

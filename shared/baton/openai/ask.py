@@ -16,6 +16,7 @@ from baton.core.types import Request, SamplingParams
 from baton.openai.bookmark import HEADER, ticket_of
 from baton.openai.decode import convert_field, decode_body
 from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
+from baton.openai.reasoning import reasoning_of
 from baton.openai.requests import (
     ChatRequest,
     CompletionRequest,
@@ -116,7 +117,17 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
     name = _checked(request, model)
     sampling = chat_sampling(request, model.defaults)
     prompt = chat_prompt(request, model)
-    return _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
+    asked = _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
+    apart = model.thinks and request.separate_reasoning is not False
+    continued = request.messages[-1].get("content") if request.continue_final_message else ""
+    shape = replace(
+        asked.shape,
+        reasoning=reasoning_of(prompt.text or "", continued) if apart else None,
+        thoughts=request.include_reasoning is not False,
+        calls=model.calls and bool(request.tools) and request.tool_choice != "none",
+        one_call=request.parallel_tool_calls is False,
+    )
+    return replace(asked, shape=shape)
 
 
 def read_completion(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:

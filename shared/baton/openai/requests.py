@@ -168,6 +168,7 @@ class ChatRequest(SampledBody, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    """False: of several calls the first is told."""
     reasoning_effort: str | None = None
     verbosity: str | None = None
 
@@ -179,8 +180,11 @@ class ChatRequest(SampledBody, kw_only=True):
     documents: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     include_reasoning: bool | None = None
+    """False: what the model thinks is not told."""
     separate_reasoning: bool | None = None
+    """False: what the model thinks stays in the content, tags and all."""
     stream_reasoning: bool | None = None
+    """A stream tells thoughts as they come, whatever this says."""
 
     audio: Any = None
     chat_template: Any = None

@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from baton.core.errors import Misconfigured, PromptTooLong, UnknownModel
+from baton.openai.calls import OPEN as CALL
+from baton.openai.reasoning import CLOSE as THOUGHT_END
 from baton.openai.sampling import SamplingDefaults
 from baton.tokens.chat import ChatTemplates
 from baton.tokens.tokenizer import Tokenizer
@@ -59,6 +61,16 @@ class ServedModel:
             defaults=SamplingDefaults.of(generation),
             created=created,
         )
+
+    @property
+    def thinks(self) -> bool:
+        """Its templates know what a thought ends with."""
+        return self.templates.mentions(THOUGHT_END)
+
+    @property
+    def calls(self) -> bool:
+        """Its templates say how a tool is called."""
+        return self.templates.mentions(CALL)
 
     def name(self, asked: str | None) -> str:
         """The name that answers carry; an error for a model that is not served."""

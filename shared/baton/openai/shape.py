@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from baton.core.types import Finish, TokenLogprob
+from baton.openai.reasoning import Reasoning
 
 
 class Endpoint(Enum):
@@ -42,11 +43,24 @@ class Shape:
     """/generate: the prompts came as a list, so the answer is one too."""
     logprob_text: bool = False
     """/generate: log-probabilities come with their tokens' text."""
+    reasoning: Reasoning | None = None
+    """Chat: what the model thinks is told apart from what it answers, where that begins so."""
+    thoughts: bool = True
+    """What is told apart as thought is told at all."""
+    calls: bool = False
+    """Chat: calls of tools are told apart from the text."""
+    one_call: bool = False
+    """Of those only the first is told."""
     ticket: str = ""
     """What begins the ids of the events, so that the client may come back with one; empty for an answer that
     cannot be continued."""
     logprob_start: int = 0
     """/generate: the first prompt token whose log-probability is wanted."""
+
+    @property
+    def plain(self) -> bool:
+        """The text is told as it is."""
+        return self.reasoning is None and not self.calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

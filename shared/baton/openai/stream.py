@@ -17,6 +17,7 @@ from baton.openai.answer import CHUNK_OBJECT, echoed_scores, finish_object, prom
 from baton.openai.bookmark import digest_of
 from baton.openai.events import cached_of, id_field, sse
 from baton.openai.logprobs import chat_logprobs, completion_logprobs, prompt_offsets, scored, top_scored
+from baton.openai.said import Reader
 from baton.openai.shape import Endpoint, Prompt, Shape, Timeline, Usage
 from baton.tokens.tokenizer import Tokenizer
 
@@ -59,15 +60,18 @@ def choice_stream(
         cached = cached_of(usage.cached_tokens)
     if shape.endpoint is Endpoint.GENERATE:
         return GenerateStream(shape, tokenizer, usage, index, cached, delivered, delivered_text)
-    return OpenAIStream(shape, tokenizer, usage, index, cached, prompt, prompt_logprobs, delivered)
+    return OpenAIStream(
+        shape, tokenizer, usage, index, cached, prompt, prompt_logprobs, delivered, delivered_text
+    )  # fmt: skip
 
 
 class OpenAIStream:
     """Events of /v1/chat/completions and /v1/completions."""
 
     __slots__ = (
-        "_cached", "_close", "_digest", "_echoed", "_extras", "_first", "_head", "_index", "_opening",
-        "_plain", "_prompt", "_prompt_logprobs", "_sent", "_shape", "_tokenizer", "_usage",
+        "_cached", "_choice", "_close", "_digest", "_echoed", "_extras", "_first", "_head", "_index",
+        "_opening", "_plain", "_prompt", "_prompt_logprobs", "_reader", "_sent", "_shape", "_tokenizer",
+        "_usage",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +84,7 @@ class OpenAIStream:
         prompt: Prompt | None,
         prompt_logprobs: Sequence[TokenLogprob | None] | None,
         delivered: Sequence[int],
+        delivered_text: str,
     ) -> None:
         self._shape = shape
         self._tokenizer = tokenizer
@@ -92,6 +97,9 @@ class OpenAIStream:
         self._digest = digest_of(delivered)
         self._cached = cached
         self._first = not delivered
+        self._reader = None if shape.plain else Reader(shape, index)
+        if self._reader is not None:
+            self._reader.feed(delivered_text)
         chat = shape.endpoint is Endpoint.CHAT
         top = _encode(
             {
@@ -101,13 +109,13 @@ class OpenAIStream:
                 "model": shape.model,
             }
         )
-        choice = b'data: %b,"choices":[{"index":%d,' % (top[:-1], index)
+        self._choice = choice = b'data: %b,"choices":[{"index":%d,' % (top[:-1], index)
         self._head = choice + (b'"delta":{"content":' if chat else b'"text":')
         self._opening = choice + b'"delta":{"role":"assistant","content":' if chat else self._head
         self._close = b"}" if chat else b""
         # The end of an event that brings nothing but text, which nearly all do.
         end = b',"usage":null}\n\n' if shape.include_usage else b"}\n\n"
-        self._plain = self._close + b',"logprobs":null,"finish_reason":null}]' + end
+        self._plain = b',"logprobs":null,"finish_reason":null}]' + end
         self._extras = shape.return_token_ids or shape.usage_in_chunks
 
     def chunk(
@@ -128,19 +136,32 @@ class OpenAIStream:
         )  # fmt: skip
         self._cached = self._cached if not field else ""
         if not self._first and finish is None and logprobs is None and not self._extras:
-            return b"".join((field, self._head, _encode(text), self._plain))
-        if self._first:
-            parts = [field, self._opening, _encode(self._echoed + text), self._close]
-        else:
-            parts = [field, self._head, _encode(text), self._close]
+            return b"".join((field, *self._said(text), self._plain))
+        parts = [field, *self._said(text, finish is not None)]
         parts += (b',"logprobs":', _encode(self._logprobs(logprobs, offsets)))
-        parts += (b',"finish_reason":', _encode(finish))
+        reason = finish if self._reader is None else self._reader.finish(finish)
+        parts += (b',"finish_reason":', _encode(reason))
         if finish is not None:
             parts += (b',"stop_reason":', _encode(stop))
         parts += self._token_ids(token_ids)
         parts += (b"}]", self._usage_now(), b"}\n\n")
         self._first = False
         return b"".join(parts)
+
+    def _said(self, text: str, last: bool = False) -> tuple[bytes, ...]:
+        """The event as far as its text."""
+        if self._reader is not None:
+            said = self._reader.feed(text, last)
+            delta: dict[str, Any] = {"role": "assistant", "content": said.content} if self._first else {}
+            delta |= {"reasoning_content": said.thought} if said.thought else {}
+            delta |= {"content": said.content} if said.content else {}
+            if said.calls:
+                first = self._reader.called - len(said.calls)
+                delta["tool_calls"] = [{"index": first + i, **call} for i, call in enumerate(said.calls)]
+            return self._choice, b'"delta":', _encode(delta)
+        if self._first:
+            return self._opening, _encode(self._echoed + text), self._close
+        return self._head, _encode(text), self._close
 
     def _bookmark(self, token_ids: Sequence[int]) -> str:
         if not self._shape.ticket:

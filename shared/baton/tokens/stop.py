@@ -44,7 +44,7 @@ class StopStrings:
             self._held = ""
             self.matched, end = found
             return text[:end] if self._include else text[: end - len(self.matched)]
-        safe = self._first_possible(text)
+        safe = first_possible(text, self._stops)
         self._held = text[safe:]
         return text[:safe]
 
@@ -71,14 +71,15 @@ class StopStrings:
                 best = stop, at + len(stop)
         return best
 
-    def _first_possible(self, text: str) -> int:
-        """Where the earliest tail begins that is the beginning of a stop string."""
-        earliest = len(text)
-        for stop in self._stops:
-            at = text.find(stop[0], max(0, len(text) - len(stop) + 1), earliest)
-            while at >= 0:
-                if stop.startswith(text[at:]):
-                    earliest = at
-                    break
-                at = text.find(stop[0], at + 1, earliest)
-        return earliest
+
+def first_possible(text: str, stops: Sequence[str]) -> int:
+    """Where the earliest tail begins that is the beginning of one of these."""
+    earliest = len(text)
+    for stop in stops:
+        at = text.find(stop[0], max(0, len(text) - len(stop) + 1), earliest)
+        while at >= 0:
+            if stop.startswith(text[at:]):
+                earliest = at
+                break
+            at = text.find(stop[0], at + 1, earliest)
+    return earliest

@@ -367,9 +367,10 @@ async function ask(text) {
   let answer = "";
   try {
     for await (const event of stream([...history, { role: "user", content: text }], seen)) {
-      const piece = event.choices?.[0]?.delta?.content || "";
-      if (piece && !seen.first) seen.first = performance.now();
-      answer += piece;
+      const { content, reasoning_content: thought } = event.choices?.[0]?.delta || {};
+      if ((content || thought) && !seen.first) seen.first = performance.now();
+      if (thought) thoughtBefore(body).textContent += thought;
+      answer += content || "";
       body.textContent = answer;
       byId("talk").scrollTop = byId("talk").scrollHeight;
     }
@@ -385,6 +386,12 @@ async function ask(text) {
     busy(false);
     byId("talk").scrollTop = byId("talk").scrollHeight;
   }
+}
+
+function thoughtBefore(body) {
+  const found = body.parentElement.querySelector(".thought");
+  if (!found) body.before(make("span", { class: "thought" }));
+  return found || body.previousElementSibling;
 }
 
 async function* stream(messages, seen) {

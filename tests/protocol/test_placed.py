@@ -1,0 +1,18 @@
+"""What a router sends a pod arrives as it was, the answer's shape included."""
+
+from __future__ import annotations
+
+from baton.core.types import Request, SamplingParams
+from baton.openai.reasoning import Reasoning
+from baton.openai.shape import Endpoint, Shape
+from baton.protocol import placed
+
+
+def test_an_answer_s_shape_travels_whole() -> None:
+    shape = Shape(
+        endpoint=Endpoint.CHAT, id="x", model="m", created=1, reasoning=Reasoning.BEGUN, thoughts=False,
+        calls=True, one_call=True,
+    )  # fmt: skip
+    asked = Request(id="r-0", token_ids=(1, 2), sampling=SamplingParams(max_tokens=3))
+    sent = placed.Placed(id="r", shape=shape, requests=(asked,), texts=("hi",))
+    assert placed.read(placed.encode(sent)) == sent
