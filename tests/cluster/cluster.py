@@ -199,10 +199,19 @@ class Release:
 def judged(lines: list[dict[str, Any]], *, least: int) -> dict[str, Any]:
     """The load's sum, if nothing failed and nothing was wrong."""
     end = lines[-1]
-    bad = [line for line in lines if line["event"] in ("failed", "wrong")]
+    whole(lines)
+    bad = [line for line in lines if line["event"] == "wrong"]
     assert not bad, f"{end}: {bad[:5]}"
     assert end["done"] >= least, end
     return end
+
+
+def whole(lines: list[dict[str, Any]]) -> None:
+    """Every request had its answer."""
+    failed = [
+        f"{line['at']}, user {line['user']}: {line['reason']}" for line in lines if line["event"] == "failed"
+    ]
+    assert not failed, "\n".join(failed[:5])
 
 
 def _ready(pod: dict[str, Any]) -> bool:

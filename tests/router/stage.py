@@ -81,6 +81,12 @@ class Stage:
     def leave(self, worker: SimulatedWorker) -> None:
         self.call(worker.__aexit__(None, None, None))
 
+    def drain(self, worker: SimulatedWorker) -> None:
+        async def drain() -> None:
+            worker.drain()
+
+        self.call(drain())
+
     def kill(self, worker: SimulatedWorker) -> None:
         self.call(worker.kill())
 

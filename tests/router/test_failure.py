@@ -134,6 +134,28 @@ def test_a_pod_that_refuses_is_passed_over(http: httpx.Client, workers: list[Sim
     assert (refused.status_code, refused.headers["x-baton-reason"]) == (503, "draining")
 
 
+def test_a_request_that_meets_the_last_pod_as_it_leaves_waits_for_the_next(
+    stage: Stage, router: Router, http: httpx.Client
+) -> None:
+    """Its client is told of no failure: a lease says a moment after its pod that it drains."""
+    with stage.playing(router, "w1") as (leaving,):
+        leaving.faults.refuse = Draining("leaving")
+        answers: list[httpx.Response] = []
+        threads = [
+            threading.Thread(target=lambda stream=stream: answers.append(ask(http, 4, stream)))
+            for stream in (False, True)
+        ]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: leaving.counts["refused"] >= 2)
+        assert not answers
+        stage.leave(leaving)
+        with stage.playing(router, "w2"):
+            for thread in threads:
+                thread.join(10)
+        assert [answer.status_code for answer in answers] == [200, 200]
+
+
 def test_a_pod_that_died_is_passed_over_and_shunned(
     stage: Stage, router: Router, http: httpx.Client, workers: list[SimulatedWorker]
 ) -> None:

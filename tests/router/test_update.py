@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +13,7 @@ import httpx
 from tests.router.stage import Router, Stage, expected
 from tests.spawned import eventually
 
+from baton.core.errors import Draining
 from baton.testing.simulated import SimulatedWorker, Timing
 from baton.tokens import page_identities, root_salt
 
@@ -64,6 +68,57 @@ def test_a_request_that_was_not_begun_may_change_its_model_and_a_stream_may_not(
         assert whole.json()["choices"][0]["text"] == expected(PROMPT, 30) and hashed_for(new)
         assert '"code":"peer_lost"' in stream.text and "[DONE]" not in stream.text
         stage.leave(new)
+
+
+def test_a_pod_that_leaves_sends_nobody_away_while_another_model_s_is_there(
+    stage: Stage, router: Router
+) -> None:
+    """The last of the old ones refuses before its lease says that it drains."""
+    with stage.playing(router, "old-1", fingerprint="old") as (old,):
+        new = stage.worker("new-1", fingerprint="new")
+        try:
+            router.await_fleet("old-1", "new-1")
+            for stream in (False, True):
+                assert ask(router, stream=stream).status_code == 200 and not new.received
+            old.faults.refuse = Draining("leaving")
+            for stream in (False, True):
+                answer = ask(router, stream=stream)
+                assert answer.status_code == 200, answer.text
+            assert len(new.received) == 2 and hashed_for(new)
+        finally:
+            stage.leave(new)
+
+
+def test_a_request_between_two_models_waits_for_the_pods_that_come(stage: Stage) -> None:
+    """The new one has prefill pods and no decode pods yet, the old one's prefill pods have gone, and nobody
+    computes prompts by itself."""
+    router = Router(stage.redis.url, "--placement.local", "false", "--retry.wait_s", "5")
+    with closing(router), stage.playing(router, "old-d", role="decode", fingerprint="old"):
+        alone = ask(router)
+        assert (alone.status_code, alone.elapsed.total_seconds() < 2) == (503, True), "nobody is coming"
+        prefill = stage.worker("new-p", role="prefill", fingerprint="new")
+        router.await_fleet("old-d", "new-p")
+        with ThreadPoolExecutor() as threads:
+            answers = [threads.submit(ask, router, stream=stream) for stream in (False, True)]
+            time.sleep(0.5)
+            assert not any([answer.done() for answer in answers])
+            decode = stage.worker("new-d", role="decode", fingerprint="new")
+            assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert hashed_for(decode)
+        stage.leave(decode)
+        stage.leave(prefill)
+
+
+def test_a_request_waits_for_who_takes_the_place_of_the_last_pod(stage: Stage, router: Router) -> None:
+    with stage.playing(router, "w1") as (leaving,), ThreadPoolExecutor() as threads:
+        stage.drain(leaving)
+        eventually(lambda: httpx.get(f"{router.url}/readyz").status_code == 503)
+        answer = threads.submit(ask, router)
+        time.sleep(0.5)
+        assert not answer.done()
+        stage.leave(leaving)
+        with stage.playing(router, "w2"):
+            assert answer.result().status_code == 200
 
 
 def test_a_stream_goes_to_no_pod_that_keeps_other_pages(stage: Stage, router: Router) -> None:

@@ -36,8 +36,9 @@ class Understanding:
         self._places = asyncio.Semaphore(TOGETHER)
 
     def generation(self, bookmark: Bookmark | None = None) -> Generation:
-        """What requests are read for; Refused while no pod takes any. An answer goes on where it began."""
-        found = self._pods.generation
+        """What requests are read for; Refused while no pod takes any, unless some are on their way. An answer
+        goes on where it began."""
+        found = self._pods.generation or (self._pods.catalog.last if self._pods.changing else None)
         if found is None:
             raise Refused("no pod takes requests now")
         if bookmark is None or mark_of(found.kind.fingerprint) == bookmark.model:

@@ -81,6 +81,12 @@ class Pods:
         self._look()
         return self._current
 
+    @property
+    def changing(self) -> bool:
+        """Whether pods are leaving, or of several generations: then whoever is missing is on its way."""
+        self._look()
+        return len(self._rosters) > 1 or any([lease.draining for lease in self._usable.values()])
+
     def roster(self, kind: Kind) -> Roster:
         self._look()
         return self._rosters.get(kind) or Roster()

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from baton.core.errors import BatonError, OutOfPages, PeerLost, PromptTooLong, Refused, Unreached
+from baton.core.errors import (
+    BatonError,
+    Draining,
+    OutOfPages,
+    PeerLost,
+    PromptTooLong,
+    Refused,
+    Starting,
+    Unreached,
+)
 from baton.core.types import Request
 from baton.http import Exchange
 from baton.http.body import header
@@ -58,7 +67,7 @@ class Errand:
         self._failures = 0
         """Pods that had it and lost it."""
         self._patient = False
-        """It has met a pod that fails, so it waits when nobody takes it: others may soon."""
+        """It has met a pod that fails or leaves, so it waits when nobody takes it: others may soon."""
         self._attempts = 0
         self._excluded: frozenset[str] = frozenset()
         self._last: BatonError | None = None
@@ -133,10 +142,9 @@ class Errand:
         )
 
     async def _wait(self, refusal: Refusal) -> None:
-        """Nobody takes it now. One that has met no failure is refused at once; one that has waits for pods to
-        come back, for a while."""
+        """Nobody takes it now: an error at once, or a wait, if somebody may soon."""
         means, now = self._means, self._means.clock.now()
-        if not self._patient:
+        if self._gave_up_at is None and not self._worth_waiting(refusal):
             raise self._last or _refused(refusal, self._asked.field)
         if self._gave_up_at is None:
             self._gave_up_at = now + means.settings.wait_s
@@ -146,6 +154,11 @@ class Errand:
         self._excluded = frozenset()
         await means.clock.sleep(self._wait_s * (0.5 + random.random()))
         self._wait_s = min(LONGEST_WAIT_S, 2 * self._wait_s)
+
+    def _worth_waiting(self, refusal: Refusal) -> bool:
+        """It has met a pod whose place another will take, or nobody at all while places are being taken."""
+        nobody = refusal.reason in (Reason.NO_DECODE, Reason.NO_PREFILL) and self._last is None
+        return self._patient or (nobody and self._means.pods.changing)
 
     # ---- there ----
 
@@ -228,8 +241,10 @@ class Errand:
     # ---- and back ----
 
     def _refused(self, decision: Decision, error: Refused) -> None:
-        """Nothing was done; somebody else may have room."""
+        """Nothing was done; somebody else may have room, or come for one that leaves."""
         self._last = error
+        if isinstance(error, (Draining, Starting)):  # sooner than its lease said so
+            self._patient = True
         self._excluded |= {decision.decode}
         self._means.meters.refusals.labels(error.code).inc()
         self._means.pods.shunning.refused(decision.decode)
