@@ -32,7 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
         shutil.copy(Path(model_path()) / name, folder)
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": TEMPLATE}))
-    pod = Pod("--names", "m", "--tokenizer", str(folder))
+    pod = Pod("--names", "m", "--engine.tokenizer", str(folder))
     try:
         pod.await_line("ready")
         with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as client:

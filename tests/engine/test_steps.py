@@ -13,6 +13,7 @@ from baton.engine.batch import Batch
 from baton.engine.steps import from_step, to_step
 from baton.protocol.engine import encode, read_to_rank
 from baton.sampling.fresh import Fresh
+from baton.sampling.masks import Masks
 
 
 def over_the_wire(batch: Batch) -> Batch:
@@ -28,7 +29,7 @@ def assert_same(one: Any, other: Any, where: str) -> None:
         assert len(one) == len(other), where
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             assert_same(a, b, f"{where}[{i}]")
-    elif isinstance(one, Batch | Fresh):
+    elif isinstance(one, Batch | Fresh | Masks):
         for field in fields(one):
             assert_same(getattr(one, field.name), getattr(other, field.name), f"{where}.{field.name}")
     else:
@@ -72,5 +73,15 @@ def test_an_empty_batch_and_every_sampling_parameter() -> None:
     batch = Batch(
         0, (fresh,), (nothing, nothing, nothing), nothing, nothing, nothing, nothing.astype(np.bool_), (),
         nothing, nothing, nothing,
+    )  # fmt: skip
+    assert_same(batch, over_the_wire(batch), "batch")
+
+
+def test_masks_travel() -> None:
+    nothing = np.empty(0, dtype=np.int32)
+    masks = Masks(np.asarray([1, 4], dtype=np.int32), np.arange(24, dtype=np.uint8).reshape(2, 12))
+    batch = Batch(
+        7, (), (nothing, nothing, nothing), nothing, nothing, nothing, nothing.astype(np.bool_), (), nothing,
+        nothing, nothing, masks,
     )  # fmt: skip
     assert_same(batch, over_the_wire(batch), "batch")

@@ -14,6 +14,7 @@ from tests.sampling.reference import bent, distribution, log_softmax
 from baton.core.errors import InvalidField
 from baton.core.types import SamplingParams
 from baton.sampling.fresh import Fresh
+from baton.sampling.masks import Masks
 from baton.sampling.rows import SamplingRows
 from baton.sampling.sampler import Picked, Places, Sampler, entries
 
@@ -45,11 +46,11 @@ def sampler(lines: Sequence[Line], vocab: int = VOCAB) -> Sampler:
     return Sampler(rows)
 
 
-def sample(made: Sampler, lines: Sequence[Line], logits: torch.Tensor) -> Picked:
+def sample(made: Sampler, lines: Sequence[Line], logits: torch.Tensor, masks: Masks | None = None) -> Picked:
     rows = np.asarray([line.fresh.row for line in lines], dtype=np.int32)
     positions = np.asarray([line.position for line in lines], dtype=np.int32)
     places = Places(torch.from_numpy(rows), torch.from_numpy(positions), rows, positions)
-    return made.sample(logits, places)
+    return made.sample(logits, places, masks)
 
 
 def shares(logits: Sequence[float], sampling: dict[str, object], **so_far: Sequence[int]) -> list[int]:
@@ -305,3 +306,36 @@ def test_half_precision_logits_give_float_logprobs() -> None:
     line = Line(0, SamplingParams(temperature=0.0, logprobs=1, presence_penalty=1.0))
     picked = sample(sampler([line]), [line], torch.tensor([some_logits(1)], dtype=torch.bfloat16))
     assert picked.logprobs is not None and picked.logprobs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("vocab", [16, 21])
+def test_a_mask_leaves_what_it_names_and_other_lines_alone(vocab: int) -> None:
+    """Also under penalties and filters, and where the vocabulary is no multiple of eight."""
+    ways: list[dict[str, object]] = [
+        {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.3}, {"repetition_penalty": 2.0}, {"min_p": 0.5}, {},
+    ]  # fmt: skip
+    lines = [Line(i, SamplingParams(seed=i, **ways[i % 6]), output=[i % 5]) for i in range(300)]  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(len(lines), vocab, generator=generator, dtype=torch.float32)
+    kept = torch.rand(len(lines), vocab, generator=generator) < 0.3
+    kept[:, 3] = True
+    masked = np.asarray([i for i in range(len(lines)) if i % 3], dtype=np.int32)
+    bits = np.packbits(kept.numpy()[masked], axis=1, bitorder="little")
+    masks = Masks(masked, np.pad(bits, ((0, 0), (0, -bits.shape[1] % 4))))
+    before = logits.clone()
+    free = sample(sampler(lines, vocab), lines, logits).tokens
+    tokens = sample(sampler(lines, vocab), lines, logits, masks).tokens
+    assert torch.equal(logits, before), "the step's logits are read again"
+    reference = sample(sampler(lines, vocab), lines, logits.masked_fill(~kept, float("-inf"))).tokens
+    for i in range(len(lines)):
+        assert tokens[i] == (reference if i % 3 else free)[i]
+        assert i % 3 == 0 or kept[i, tokens[i]]
+
+
+def test_log_probabilities_are_those_of_the_raw_logits_under_a_mask_too() -> None:
+    line = Line(0, SamplingParams(temperature=0.0, logprobs=2))
+    masks = Masks(np.asarray([0], dtype=np.int32), np.asarray([[0b100, 0, 0, 0]], dtype=np.uint8))
+    picked = sample(sampler([line], 4), [line], torch.tensor([[3.0, 2.0, 1.0, 0.0]]), masks)
+    (entry,) = entries(picked, [2])
+    assert entry is not None and (entry.token_id, entry.rank) == (2, 3)
+    assert [token for token, _ in entry.top] == [0, 1]

@@ -53,6 +53,7 @@ keys: {file: {{ printf "/run/baton/keys/%s" .values.apiKeys.key }}}
 pod: {generation: {{ include "baton.generation" .root | quote }}}
 engine:
   model: {{ include "baton.model" .root }}
+  tokenizer: {{ include "baton.tokenizer" .root }}
   device: {{ $v.device }}
   dtype: {{ $v.model.dtype }}
   kv_cache_dtype: {{ $v.kv.dtype }}
@@ -76,7 +77,6 @@ drain_s: {{ .values.drainSeconds }}
 {{ include "baton.config.worker" . }}
 role: decode
 names: {{ default (list .root.Values.model.id) .root.Values.model.names | toJson }}
-tokenizer: {{ include "baton.tokenizer" .root }}
 http: {port: 8000, metrics_port: 9000}
 limits: {deadline_s: {{ .root.Values.router.deadlineSeconds }}, drain_s: {{ .values.drainSeconds }}}
 {{- if eq .root.Values.model.id "tiny" }}

@@ -111,7 +111,7 @@ async def _load(settings: DecodeSettings, pod: Pod) -> None:
 def _served(settings: DecodeSettings) -> ServedModel:
     """Without its lengths, which the engine finds out."""
     return ServedModel.load(
-        settings.tokenizer or settings.engine.model,
+        settings.engine.tokenizer or settings.engine.model,
         names=settings.model_names,
         max_length=0,
         vocabulary=0,

@@ -76,8 +76,6 @@ class DecodeSettings:
     """Who prefills, in the role decode."""
     names: tuple[str, ...] = ()
     """What clients may call the model, the usual name first; none is engine.model."""
-    tokenizer: str = ""
-    """Directory or hub id of the tokenizer's files; none is engine.model."""
     generation_defaults: bool = True
     """Sample as the model's generation_config.json says where a request does not say."""
     engine: EngineConfig

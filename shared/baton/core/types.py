@@ -63,6 +63,8 @@ class SamplingParams:
     """None for no log-probabilities; k for those of the chosen token and of the k likeliest."""
     prompt_logprobs: int | None = None
     """The same for the tokens of the prompt."""
+    grammar: str = ""
+    """What the answer may be, as `baton.grammar.forms` writes it; empty for anything."""
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
 
@@ -77,6 +79,9 @@ class SamplingParams:
         need(self.min_tokens >= 0, "min_tokens", "0 or more")
         if self.max_tokens is not None:
             need(self.min_tokens <= self.max_tokens, "min_tokens", f"at most max_tokens ({self.max_tokens})")
+        need(
+            not (self.grammar and self.min_tokens), "min_tokens", "0 where a grammar says when an answer ends"
+        )
         need(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
         need(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
         need(self.top_k >= -1, "top_k", "-1, 0 (all) or a count of tokens")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from baton.core.types import TokenLogprob
 from baton.sampling.fresh import Fresh, Ints
+from baton.sampling.masks import Masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Batch:
     decode_rows: Ints
     decode_positions: Ints
     """Position of the token each decode feeds in."""
+    masks: Masks | None = None
+    """What may be sampled, where not everything may."""
 
     @property
     def tokens(self) -> int:

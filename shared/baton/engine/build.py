@@ -23,6 +23,7 @@ from baton.engine.rehearsal import enough_memory_for, step_bytes
 from baton.engine.runner import Runner
 from baton.engine.scheduler import Scheduler
 from baton.engine.spec import RankSpec
+from baton.grammar.matcher import Grammars
 from baton.kernels.choose import choose_kernels
 from baton.model.config import ModelConfig
 from baton.model.decoder import Decoder, load
@@ -30,6 +31,7 @@ from baton.model.scales import read_scales
 from baton.model.source import locate
 from baton.parallel import Ranks, join_ranks
 from baton.protocol.engine import EngineFacts
+from baton.tokens import Tokenizer
 from baton.transfer import Agent, PoolLayout, allocate
 
 Progress = Callable[[str, float], None]
@@ -107,6 +109,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
     ranks = join_ranks(
         spec.rank, config.tensor_parallel, f"file://{spec.rendezvous}", device, all_reduce=config.all_reduce
     )
+    grammars = _grammars(config, model)
+    if spec.rank == 0:
+        grammars.warm()
     progress("weights", 0.0)
     with enough_memory_for("the weights", "tensor_parallel", "raise it, or set quantization to fp8"):
         decoder = load(
@@ -130,7 +135,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
             usual_tokens=_usual_tokens(config),
             progress=lambda done: progress("graphs", done),
         )  # fmt: skip
-    scheduler = _scheduler(config, model, shape, longest)
+    scheduler = _scheduler(config, model, shape, longest, grammars)
     agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
     return Built(
         config, scheduler, runner, shape, model.eos_token_ids, name, ranks.all_reduce, agent, layouts
@@ -258,7 +263,14 @@ def _step_bytes(
         )  # fmt: skip
 
 
-def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longest: int) -> Scheduler:
+def _grammars(config: EngineConfig, model: ModelConfig) -> Grammars:
+    source = config.tokenizer or config.model
+    return Grammars(lambda: Tokenizer.load(source), model.vocab_size, model.eos_token_ids)
+
+
+def _scheduler(
+    config: EngineConfig, model: ModelConfig, shape: PoolShape, longest: int, grammars: Grammars
+) -> Scheduler:
     limits = Limits(
         max_model_len=longest, max_running=config.max_running, max_queued=config.max_queued,
         prefill_budget=config.prefill_budget, mixed=config.mixed, vocab=model.vocab_size,
@@ -266,5 +278,6 @@ def _scheduler(config: EngineConfig, model: ModelConfig, shape: PoolShape, longe
     )  # fmt: skip
     cache = make_cache(config.cache, policy=config.eviction)
     return Scheduler(
-        limits, Holdings(PageAllocator(shape.pages), cache, shape.page_size), policy_named(config.policy)
-    )
+        limits, Holdings(PageAllocator(shape.pages), cache, shape.page_size), policy_named(config.policy),
+        grammars=grammars,
+    )  # fmt: skip

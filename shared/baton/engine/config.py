@@ -31,6 +31,8 @@ class EngineConfig:
     """Ranks (processes, and GPUs on cuda) that share the model."""
     seed: int = 0
     """Of dummy weights."""
+    tokenizer: str = ""
+    """Directory or hub id of the tokenizer's files; none is model."""
 
     page_size: int = 16
     """Tokens a page of KV cache holds."""

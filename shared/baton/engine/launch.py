@@ -11,6 +11,7 @@ import numpy as np
 from baton.engine.batch import Batch
 from baton.engine.sequence import Sequence
 from baton.sampling.fresh import Fresh, Ints
+from baton.sampling.masks import Masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Launch:
 
 def assemble(
     step: int, fresh: tuple[Fresh, ...], table: Mapping[tuple[int, int], int],
-    spans: Listing[Span], decodes: Listing[Sequence],
+    spans: Listing[Span], decodes: Listing[Sequence], masks: Masks | None,
 ) -> Batch:  # fmt: skip
     ids: list[int] = []
     for span in spans:
@@ -63,7 +64,17 @@ def assemble(
         ids=_ints(ids),
         decode_rows=_ints([s.row for s in decodes]),
         decode_positions=_ints([s.computed for s in decodes]),
+        masks=masks,
     )
+
+
+def fresh_of(sequence: Sequence, last: int) -> Fresh:
+    """What the runner is told when a sequence takes its row; `last` as in `Fresh`."""
+    sampling = sequence.request.sampling
+    penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
+    tokens = np.asarray(sequence.tokens if penalties != (0.0, 0.0, 1.0) else (), dtype=np.int32)
+    stops = tuple(sorted(sequence.stops))
+    return Fresh(sequence.row, sampling, stops, sequence.prompt, tokens, last)
 
 
 def _ints(values: list[int]) -> Ints:

@@ -18,6 +18,7 @@ from baton.engine.feed import PageFeed
 from baton.engine.fetches import Fetches
 from baton.engine.loans import Loans
 from baton.engine.loop import Engine, Happened
+from baton.engine.parked import Begins, Parked
 from baton.engine.profile import Profile
 from baton.engine.steps import to_step
 from baton.protocol import engine as wire
@@ -52,6 +53,7 @@ class Lead:
         holdings = built.scheduler.holdings
         self.fetches = Fetches(holdings, 1 + len(followers), self._command)
         self.loans = Loans(holdings)
+        self.parked = Parked(built.scheduler.constrained.grammars)
         self._wanting: list[wire.Wanting] = []
         self._lent: list[wire.Lent] = []
         self._told = self.engine.load()
@@ -62,6 +64,8 @@ class Lead:
         """Until told to stop."""
         wait_ms = 0
         while self._receive(wait_ms):
+            for message in self.parked.ready():
+                self._start(message)
             steps, flying = self.engine.scheduler.steps, self.engine.flying
             happened = self.engine.step(patient=False)
             stepped = self.engine.scheduler.steps != steps
@@ -79,7 +83,7 @@ class Lead:
     def _pause(self, progressed: bool) -> int:
         """Wait a moment when nothing can be done but wait for the device; how long to wait for messages."""
         if self.engine.idle:
-            return IDLE_POLL_MS
+            return STARVED_POLL_MS if self.parked else IDLE_POLL_MS
         if not progressed and self.engine.flying:
             self.engine.rest(self._rest_s)
         return 0 if progressed or self.engine.flying else STARVED_POLL_MS
@@ -130,12 +134,12 @@ class Lead:
         return True
 
     def _take(self, message: wire.ToEngine) -> None:
+        for one in self.parked.meant(message):
+            self._start(one)
         match message:
-            case wire.Submit(request=request) | wire.Ask(request=request) | wire.RunLeg(request=request):
-                try:
-                    self._begin(message)
-                except (InvalidRequest, Refused, DeadlineExceeded) as error:
-                    self.engine.scheduler.updates.append(_refusal(request.id, error))
+            case wire.Submit() | wire.Ask() | wire.RunLeg():
+                if not self.parked.takes(message):
+                    self._start(message)
             case wire.Abort(id=id):
                 self.engine.intake.abort(id)
                 self.engine.abort(id)
@@ -170,7 +174,13 @@ class Lead:
             case wire.Introduced() | wire.Sent() | wire.Arrived() | wire.Met() | wire.Lost():
                 self.exchange.take(message)
 
-    def _begin(self, message: wire.Submit | wire.Ask | wire.RunLeg) -> None:
+    def _start(self, message: Begins) -> None:
+        try:
+            self._begin(message)
+        except (InvalidRequest, Refused, DeadlineExceeded) as error:
+            self.engine.scheduler.updates.append(_refusal(message.request.id, error))
+
+    def _begin(self, message: Begins) -> None:
         match message:
             case wire.Submit(request=request):
                 self.engine.submit(request, due_of(message))

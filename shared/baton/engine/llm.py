@@ -48,19 +48,16 @@ class Output:
 class AsyncLLM:
     """A model served by processes of its own. Use as `async with AsyncLLM(model=...) as llm`."""
 
-    def __init__(
-        self, model: str, *, progress: Progress | None = None, tokenizer: str | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, model: str, *, progress: Progress | None = None, **settings: Any) -> None:
         self.config = EngineConfig(model=model, **settings)
         self.worker = Worker(self.config, progress)
         self.tokenizer: Tokenizer | None = None
-        self._tokenizer_source = tokenizer or model
         self._ids = count()
 
     async def __aenter__(self) -> AsyncLLM:
         await self.worker.__aenter__()
         try:
-            self.tokenizer = await asyncio.to_thread(_tokenizer, self._tokenizer_source)
+            self.tokenizer = await asyncio.to_thread(_tokenizer, self.config.tokenizer or self.config.model)
         except BaseException:  # there will be no `__aexit__`
             await self.worker.close()
             raise

@@ -139,7 +139,7 @@ class Runner:
         if not len(shape.places.host_rows):
             return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
         logits = self.decoder.logits(hidden[shape.sampled] if scored else hidden)
-        picked = self._sample(logits, shape.places)
+        picked = self._sample(logits, shape.places, batch)
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
 
@@ -156,11 +156,11 @@ class Runner:
         host_rows = batch.decode_rows
         lines = Lines(host_rows, batch.decode_positions, host_rows, host_rows)
         logits, tokens = graphs.replay(lines, self._changes(batch, graphs))
-        if self.sampler.plain(host_rows):
+        if self._plain(batch, host_rows):
             return _settled(Picked(tokens), [], [])
         at = batch.decode_positions + 1
         rows, positions = self.upload([host_rows, at])
-        picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at))
+        picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at), batch.masks)
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(host_rows), [])
 
@@ -188,9 +188,10 @@ class Runner:
         logits, tokens = graphs.replay(lines, self._changes(batch, graphs), held)
         if not len(flat.lines):
             return _settled(Picked(tokens[:0]), [], [])
-        if self.sampler.plain(flat.sampled_rows):
+        if self._plain(batch, flat.sampled_rows):
             return _settled(Picked(tokens[at]), [], [])
-        picked = self.sampler.sample(logits[at], Places(rows, positions, flat.sampled_rows, flat.sampled_at))
+        places = Places(rows, positions, flat.sampled_rows, flat.sampled_at)
+        picked = self.sampler.sample(logits[at], places, batch.masks)
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(flat.sampled_rows), [])
 
@@ -248,13 +249,16 @@ class Runner:
 
     # ---- after the model ----
 
-    def _sample(self, logits: Tensor, places: Places) -> Picked:
-        if self.device.type == "cuda" and self.sampler.plain(places.host_rows):
+    def _plain(self, batch: Batch, rows: Ints) -> bool:
+        return batch.masks is None and self.sampler.plain(rows)
+
+    def _sample(self, logits: Tensor, places: Places, batch: Batch) -> Picked:
+        if self.device.type == "cuda" and self._plain(batch, places.host_rows):
             from baton.sampling.fused import sample
 
             temperatures, seeds = self.sampling.temperature[places.rows], self.sampling.seeds[places.rows]
             return Picked(sample(logits, temperatures, seeds, places.positions))
-        return self.sampler.sample(logits, places)
+        return self.sampler.sample(logits, places, batch.masks)
 
     def _tops(self, rows: Ints) -> list[int | None]:
         if not np.bitwise_or.reduce(self.sampling.needs[rows], initial=0) & Need.LOGPROBS:

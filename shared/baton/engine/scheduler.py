@@ -16,18 +16,18 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from math import inf
 
-import numpy as np
-
-from baton.core.errors import DeadlineExceeded, InvalidField, OutOfPages, QueueFull
+from baton.core.errors import DeadlineExceeded, InvalidField, OffGrammar, OutOfPages, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.batch import Outcome
+from baton.engine.constrained import Constrained
 from baton.engine.filling import ahead_of, longest, surplus
 from baton.engine.headroom import Headroom
 from baton.engine.holdings import Holdings
-from baton.engine.launch import Launch, Span, assemble
+from baton.engine.launch import Launch, Span, assemble, fresh_of
 from baton.engine.limits import Limits, check
 from baton.engine.policy import LOOKED_AT, Policy, hopeless, victims
 from baton.engine.sequence import NEVER, Leg, Sequence, Stage
+from baton.grammar.matcher import Grammars
 from baton.protocol.engine import Course, Update
 from baton.sampling.fresh import Fresh
 
@@ -39,10 +39,12 @@ TOO_LATE = "its deadline cannot be met any more"
 
 class Scheduler:
     def __init__(
-        self, limits: Limits, holdings: Holdings, policy: Policy, now: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, limits: Limits, holdings: Holdings, policy: Policy, now: Callable[[], float] = time.monotonic,
+        grammars: Grammars | None = None,
+    ) -> None:  # fmt: skip
         """`now`: the clock that marks are made by."""
         self.now = now
+        self.constrained = Constrained(grammars)
         self.limits = limits
         self.holdings = holdings
         self.policy = policy
@@ -96,6 +98,7 @@ class Scheduler:
             limit = min(limit, prompt + sampling.max_tokens)
         stops = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else self.limits.eos)
         sequence = Sequence(request, self._arrivals, limit, stops, leg, queued_at=self.now(), due=due)
+        sequence.matcher = self.constrained.matcher(request)
         if hopeless(sequence, self.now(), self.fastest(), self._cached_tokens):
             raise DeadlineExceeded(TOO_LATE)
         self._arrivals += 1
@@ -281,7 +284,8 @@ class Scheduler:
     def _wanting(self, most: float = inf) -> tuple[list[Sequence], list[Sequence]]:
         """Running sequences that want a token, and those among them that need a page for it."""
         size = self.holdings.page_size
-        wanting = longest([s for s in self.running if s.unfed], most)
+        free = self.constrained.free
+        wanting = longest([s for s in self.running if s.unfed and (s.matcher is None or free(s))], most)
         return wanting, [s for s in wanting if s.computed == len(s.pages) * size]
 
     def _retract(self) -> tuple[list[Sequence], list[Sequence]]:
@@ -320,18 +324,15 @@ class Scheduler:
         """Give the sequence a row and tell the runner what belongs there."""
         sequence.row = self._rows.pop()
         self._table_write(sequence, 0)
-        sampling = sequence.request.sampling
-        penalties = (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty)
-        tokens = np.asarray(sequence.tokens if penalties != (0.0, 0.0, 1.0) else (), dtype=np.int32)
-        stops = tuple(sorted(sequence.stops))
-        self._fresh[sequence.row] = Fresh(sequence.row, sampling, stops, sequence.prompt, tokens, last)
+        self._fresh[sequence.row] = fresh_of(sequence, last)
 
     def _table_write(self, sequence: Sequence, first: int) -> None:
         for column in range(first, len(sequence.pages)):
             self._table[sequence.row, column] = sequence.pages[column]
 
     def _launch(self, spans: list[Span], decodes: list[Sequence]) -> Launch:
-        batch = assemble(self.steps, tuple(self._fresh.values()), self._table, spans, decodes)
+        masks = self.constrained.launched(spans, decodes)
+        batch = assemble(self.steps, tuple(self._fresh.values()), self._table, spans, decodes, masks)
         self.steps += 1
         self._fresh = {}
         self._table = {}
@@ -354,6 +355,7 @@ class Scheduler:
 
     def absorb(self, launch: Launch, outcome: Outcome) -> None:
         """Take in a step's tokens; what is to be told ends up in `updates`."""
+        self.constrained.landed(launch)
         tokens, logprobs = outcome.tokens.tolist(), outcome.logprobs
         at = scored = 0
         for span in launch.spans:
@@ -410,13 +412,12 @@ class Scheduler:
             sequence.mark("first token", self.now())
             if sequence.unscored:
                 update.scores = tuple(sequence.scores)
-        sequence.tokens.append(token)
-        if token in sequence.stops and sequence.generated > sequence.request.sampling.min_tokens:
-            update.finish = Finish.STOP.value
-            self._end(sequence, Finish.STOP)
-        elif len(sequence.tokens) >= sequence.limit:
-            update.finish = Finish.LENGTH.value
-            self._end(sequence, Finish.LENGTH)
+        finish = sequence.take(token)
+        if finish is not None:
+            update.finish = finish.value
+            if finish is Finish.ERROR and sequence.matcher is not None:
+                update.error, update.code = sequence.matcher.wrong, OffGrammar.code
+            self._end(sequence, finish)
         if sequence.marks:
             update.course, sequence.marks = Course(sequence.marks), []
         self.updates.append(update)

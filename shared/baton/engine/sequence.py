@@ -16,6 +16,7 @@ from enum import Enum
 
 from baton.cache.base import Prefix
 from baton.core.types import Finish, Request, TokenLogprob
+from baton.grammar.matcher import Matcher
 from baton.tokens.identity import extend_identities
 
 NEVER = float("inf")
@@ -67,6 +68,7 @@ class Sequence:
         "lent",
         "limit",
         "marks",
+        "matcher",
         "owned",
         "pages",
         "pending",
@@ -88,6 +90,8 @@ class Sequence:
         *, queued_at: float = 0.0, due: float = NEVER,
     ) -> None:  # fmt: skip
         self.request = request
+        self.matcher: Matcher | None = None
+        """Where `tokens` are in the grammar that they follow."""
         self.leg = leg
         self.arrival = arrival
         """Order of arrival; kept through retractions."""
@@ -144,6 +148,17 @@ class Sequence:
     def unfed(self) -> bool:
         """Whether another decode is wanted, as far as lengths tell."""
         return len(self.tokens) + self.pending < self.limit
+
+    def take(self, token: int) -> Finish | None:
+        """Go on by a token; how it ends the sequence, if it does."""
+        self.tokens.append(token)
+        if self.matcher is not None and not self.matcher.take(token):
+            return Finish.ERROR
+        if token in self.stops and self.generated > self.request.sampling.min_tokens:
+            return Finish.STOP
+        if self.matcher is not None and self.matcher.over and self.leg is None:
+            return Finish.STOP
+        return Finish.LENGTH if len(self.tokens) >= self.limit else None
 
     def identities_of(self, pages: int, page_size: int) -> list[bytes]:
         """Identities of the first `pages` pages, continuing the chain over generated tokens as needed."""

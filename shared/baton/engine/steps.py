@@ -7,6 +7,7 @@ import numpy as np
 from baton.engine.batch import Batch
 from baton.protocol.engine import FreshRow, Step
 from baton.sampling.fresh import Fresh, Ints
+from baton.sampling.masks import Masks
 
 
 def to_step(batch: Batch) -> Step:
@@ -16,7 +17,8 @@ def to_step(batch: Batch) -> Step:
     )  # fmt: skip
     fresh = [FreshRow(f.row, f.sampling, f.stops, f.prompt, f.tokens.tobytes(), f.last) for f in batch.fresh]
     following = [None if f is None else f.tobytes() for f in batch.following]
-    return Step(batch.step, fresh, [a.tobytes() for a in arrays], following)
+    masks = None if batch.masks is None else (batch.masks.lines.tobytes(), batch.masks.bits.tobytes())
+    return Step(batch.step, fresh, [a.tobytes() for a in arrays], following, masks)
 
 
 def from_step(step: Step) -> Batch:
@@ -34,7 +36,13 @@ def from_step(step: Step) -> Batch:
         ids=a[7],
         decode_rows=a[8],
         decode_positions=a[9],
+        masks=None if step.masks is None else _masks(*step.masks),
     )
+
+
+def _masks(lines: bytes, bits: bytes) -> Masks:
+    rows = _ints(lines)
+    return Masks(rows, np.frombuffer(bits, dtype=np.uint8).reshape(len(rows), -1))
 
 
 def _ints(data: bytes) -> Ints:

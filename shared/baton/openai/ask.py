@@ -117,9 +117,10 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
     name = _checked(request, model)
     sampling = chat_sampling(request, model.defaults)
     prompt = chat_prompt(request, model)
+    continued = request.messages[-1].get("content") if request.continue_final_message else ""
+    sampling = replace(sampling, grammar=model.after_thought(sampling.grammar, prompt.text or "", continued))
     asked = _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
     apart = model.thinks and request.separate_reasoning is not False
-    continued = request.messages[-1].get("content") if request.continue_final_message else ""
     shape = replace(
         asked.shape,
         reasoning=reasoning_of(prompt.text or "", continued) if apart else None,
@@ -176,8 +177,6 @@ def _checked(request: SampledBody, model: ServedModel) -> str:
     """What is cheap to refuse, before any prompt is tokenized. The model's name for the answer."""
     name = model.name(request.model)
     request.check_served()
-    if request.response_format is not None and request.response_format.type != "text":
-        raise UnsupportedField("response_format.type", "only 'text' is served, no structured output")
     if request.stream_options is not None and not request.stream:
         raise InvalidField("stream_options", "is only allowed when stream is true")
     echo = isinstance(request, CompletionRequest) and request.echo

@@ -14,7 +14,6 @@ import msgspec
 
 from baton.core.errors import UnsupportedField
 
-_NO_GRAMMAR = "structured output is not served; only response_format {'type': 'text'} is"
 _NO_MEDIA = "only text is served"
 _NO_BEAM = "beam search is not served"
 
@@ -26,17 +25,13 @@ REFUSED = {
     "chat_template": "the model's own template is used; clients cannot supply one",
     "custom_logit_processor": "is not served",
     "custom_params": "is not served",
+    "disable_additional_properties": "is not served; the schema itself may say additionalProperties: false",
+    "disable_any_whitespace": "is not served: a space or an indented line may stand between parts of JSON",
     "early_stopping": _NO_BEAM,
-    "ebnf": _NO_GRAMMAR,
     "function_call": "is deprecated; use tool_choice",
     "functions": "is deprecated; use tools",
-    "guided_choice": _NO_GRAMMAR,
-    "guided_grammar": _NO_GRAMMAR,
-    "guided_json": _NO_GRAMMAR,
-    "guided_regex": _NO_GRAMMAR,
     "image_data": _NO_MEDIA,
     "input_embeds": "prompts are text or token ids",
-    "json_schema": _NO_GRAMMAR,
     "length_penalty": _NO_BEAM,
     "lora_path": "adapters are chosen by the model's name",
     "mm_processor_kwargs": _NO_MEDIA,
@@ -44,18 +39,17 @@ REFUSED = {
     "moderation": "is not served",
     "prediction": "is not served",
     "prompt_embeds": "prompts are text or token ids",
-    "regex": _NO_GRAMMAR,
     "return_hidden_states": "is not served",
     "session_params": "is not served; prefixes are cached without sessions",
     "stop_regex": "is not served; use stop",
-    "structural_tag": _NO_GRAMMAR,
-    "structured_outputs": _NO_GRAMMAR,
+    "structural_tag": "is not served; response_format and regex are",
     "suffix": "is not served: the model continues prompts, it does not fill gaps",
     "token_ids_logprob": "is not served; use top_logprobs_num",
     "truncate_prompt_tokens": "prompts are never cut",
     "use_beam_search": _NO_BEAM,
     "video_data": _NO_MEDIA,
     "web_search_options": "is not served",
+    "whitespace_pattern": "is not served: a space or an indented line may stand between parts of JSON",
 }
 
 
@@ -89,6 +83,21 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
     json_schema: Any = None
 
 
+class StructuredOutputs(Body, kw_only=True):
+    """vLLM's: one of the first five."""
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: Any = None
+    disable_fallback: bool | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+    whitespace_pattern: str | None = None
+
+
 class SampledBody(Body, kw_only=True):
     """What both of OpenAI's endpoints share, and the extras of vLLM and SGLang."""
 
@@ -105,6 +114,14 @@ class SampledBody(Body, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
 
     top_k: Int | None = None
     min_p: float | None = None
@@ -141,19 +158,12 @@ class SampledBody(Body, kw_only=True):
     custom_logit_processor: Any = None
     custom_params: Any = None
     early_stopping: Any = None
-    ebnf: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
     length_penalty: Any = None
     lora_path: Any = None
-    regex: Any = None
     return_hidden_states: Any = None
     session_params: Any = None
     stop_regex: Any = None
     structural_tag: Any = None
-    structured_outputs: Any = None
     truncate_prompt_tokens: Any = None
     use_beam_search: Any = None
 
@@ -233,10 +243,11 @@ class GenerateSampling(Body, kw_only=True):
     sampling_seed: int | None = None
     spaces_between_special_tokens: bool | None = None
 
+    json_schema: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+
     custom_params: Any = None
-    ebnf: Any = None
-    json_schema: Any = None
-    regex: Any = None
     stop_regex: Any = None
     structural_tag: Any = None
 

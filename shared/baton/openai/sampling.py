@@ -12,6 +12,7 @@ from typing import Any
 
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import SamplingParams
+from baton.openai.form import grammar_of, grammar_of_generate
 from baton.openai.requests import (
     ChatRequest,
     CompletionRequest,
@@ -89,6 +90,7 @@ def generate_sampling(
         logprobs=top,
         prompt_logprobs=top if wants_prompt else None,
         include_stop_str_in_output=bool(given.no_stop_trim),
+        grammar=grammar_of_generate(given, path),
     )
 
 
@@ -97,6 +99,7 @@ def _shared(request: SampledBody, defaults: SamplingDefaults) -> dict[str, Any]:
         **_tuned(request, defaults),
         "min_tokens": request.min_tokens or 0,
         "seed": request.seed,
+        "grammar": grammar_of(request),
         "include_stop_str_in_output": bool(request.include_stop_str_in_output or request.no_stop_trim),
     }
 

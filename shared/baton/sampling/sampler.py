@@ -1,6 +1,6 @@
 """Turns logits into tokens. One call a step; on a GPU it never waits for the device.
 
-Order: log-probabilities of the raw logits; bias and the floor of `min_tokens`; penalties;
+Order: log-probabilities of the raw logits; bias and the floor of `min_tokens`; penalties; grammars;
 temperature; min_p, top_k, top_p; then the Gumbel argmax: adding noise that depends only on (seed,
 position, token) and taking the largest samples the softmax exactly, and a sequence draws the same
 tokens whatever shares its batch, in whatever pod, before or after a retraction.
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
 from baton.sampling.fresh import Ints
+from baton.sampling.masks import Masks
 from baton.sampling.noise import gumbel
 from baton.sampling.rows import Need, SamplingRows, send
 
@@ -54,16 +55,18 @@ class Sampler:
         """Whether these rows need no more than temperature and argmax."""
         return not np.bitwise_or.reduce(self.rows.needs[host_rows], initial=0) & ~np.uint8(Need.NOISE)
 
-    def sample(self, logits: Tensor, places: Places) -> Picked:
-        """logits [M, vocab] → tokens; updates the penalties' counts."""
+    def sample(self, logits: Tensor, places: Places, masks: Masks | None = None) -> Picked:
+        """logits [M, vocab] → tokens, of those that `masks` leave; updates the penalties' counts."""
         needs = self.rows.needs[places.host_rows]
         every = int(np.bitwise_or.reduce(needs, initial=0))
         raw = logits
-        if every & (Need.BIAS | Need.FLOOR | Need.PENALTY):
+        if every & (Need.BIAS | Need.FLOOR | Need.PENALTY) or masks is not None:
             logits = logits.float().clone()
             self._bend(logits, needs, places)
         if every & Need.PENALTY:
             self._penalise(logits, needs, places)
+        if masks is not None:
+            forbid(logits, masks)
         tokens = self._draw(logits, needs, places) if every & Need.NOISE else logits.argmax(dim=-1)
         if every & Need.PENALTY:
             self._count(tokens, needs, places)
@@ -135,6 +138,15 @@ class Sampler:
         chosen = np.flatnonzero(needs & need)
         both = send(np.stack([chosen, places.host_rows[chosen]]).astype(np.int64), device)
         return both[0], both[1]
+
+
+def forbid(logits: Tensor, masks: Masks) -> None:
+    """Make impossible in place what the masks leave out."""
+    lines = send(masks.lines.astype(np.int64), logits.device)
+    bits = send(masks.bits, logits.device)
+    places = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    allowed = (bits[:, :, None] >> places & 1).view(len(lines), -1)[:, : logits.shape[-1]]
+    logits[lines] = logits[lines].masked_fill(allowed == 0, float("-inf"))
 
 
 def score(logits: Tensor, tokens: Tensor) -> Picked:

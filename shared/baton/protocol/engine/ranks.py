@@ -27,6 +27,8 @@ class Step(Message, frozen=True, tag=True):
     fresh: list[FreshRow]
     arrays: list[bytes]
     following: list[bytes | None]
+    masks: tuple[bytes, bytes] | None = None
+    """Lines, and bits."""
 
 
 class Send(Message, frozen=True, tag=True):

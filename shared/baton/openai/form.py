@@ -1,0 +1,83 @@
+"""The form that a request wants its answer in, as a grammar: by OpenAI's, vLLM's or SGLang's names for it.
+
+One of them at most. What is wrong with it is said of the field that it came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from baton.core.errors import InvalidField, UnsupportedField
+from baton.openai.requests import GenerateSampling, ResponseFormat, SampledBody, StructuredOutputs
+
+STRUCTURED = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "ebnf"}
+"""vLLM's names, and the functions of `baton.grammar.forms`; with "guided_" before them they are older."""
+
+Wanted = tuple[str, str, Any]
+"""Field, the name of a function of `baton.grammar.forms`, and what it is given."""
+
+
+def grammar_of(request: SampledBody) -> str:
+    """Empty for an answer of any form."""
+    return _one([*_response_format(request.response_format), *_others(request)])
+
+
+def grammar_of_generate(given: GenerateSampling, path: str) -> str:
+    return _one([*_named(given, "json_schema", "regex", "ebnf", path=f"{path}.")])
+
+
+def _response_format(wanted: ResponseFormat | None) -> Iterator[Wanted]:
+    match wanted:
+        case None | ResponseFormat(type="text"):
+            return
+        case ResponseFormat(type="json_object"):
+            yield "response_format", "json_object", None
+        case ResponseFormat(type="json_schema", json_schema={"schema": schema}):
+            yield "response_format.json_schema.schema", "json_schema", schema
+        case ResponseFormat(type="json_schema"):
+            raise InvalidField("response_format.json_schema", "needs an object with a name and a schema")
+        case ResponseFormat(type=other):
+            served = "'text', 'json_object' and 'json_schema' are"
+            raise UnsupportedField("response_format.type", f"{other!r} is not served; {served}")
+
+
+def _others(request: SampledBody) -> Iterator[Wanted]:
+    yield from _named(request, "json_schema", "regex", "ebnf")
+    yield from _vllm(request, "guided_")
+    if request.structured_outputs is not None:
+        yield from _structured(request.structured_outputs)
+
+
+def _structured(wanted: StructuredOutputs) -> Iterator[Wanted]:
+    wanted.check_served("structured_outputs.")
+    if wanted.json_object:
+        yield "structured_outputs.json_object", "json_object", None
+    yield from _vllm(wanted, "", "structured_outputs.")
+
+
+def _vllm(given: Any, prefix: str, path: str = "") -> Iterator[Wanted]:
+    for name, form in STRUCTURED.items():
+        if (value := getattr(given, prefix + name)) is not None:
+            yield path + prefix + name, form, value
+
+
+def _named(given: Any, *names: str, path: str = "") -> Iterator[Wanted]:
+    for name in names:
+        if (value := getattr(given, name)) is not None:
+            yield path + name, name, value
+
+
+def _one(wanted: list[Wanted]) -> str:
+    if not wanted:
+        return ""
+    if len(wanted) > 1:
+        raise InvalidField(wanted[1][0], f"the answer's form is said by {wanted[0][0]} already")
+    from baton.grammar import forms  # a tenth of a second that most processes never need
+
+    field, form, value = wanted[0]
+    make: Callable[..., str] = getattr(forms, form)
+    try:
+        return make() if value is None else make(value)
+    except forms.NoGrammar as error:
+        raise InvalidField(field, str(error)) from error

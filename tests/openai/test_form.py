@@ -1,0 +1,113 @@
+"""The forms that clients may ask for, by every name, and what is said of those that cannot be had."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from baton.core.errors import InvalidField
+from baton.grammar import forms
+from baton.openai import ServedModel, read_chat, read_completion, read_generate
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+JSON, ANY = forms.json_schema(SCHEMA), forms.json_object()
+WORDS, DIGITS, LETTERS = forms.choice(["yes", "no"]), forms.regex("[0-9]+"), forms.ebnf('root ::= "a"+')
+ASKED: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"response_format": {"type": "text"}}, ""),
+    ({"response_format": {"type": "json_object"}}, ANY),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}, JSON),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA, "strict": True}}},
+        JSON,
+    ),
+    ({"structured_outputs": {"json": SCHEMA}}, JSON),
+    ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, JSON),
+    ({"structured_outputs": {"json_object": True}}, ANY),
+    ({"structured_outputs": {"json_object": False, "regex": "[0-9]+"}}, DIGITS),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, WORDS),
+    ({"structured_outputs": {"grammar": 'root ::= "a"+'}}, LETTERS),
+    ({"guided_json": SCHEMA}, JSON),
+    ({"guided_regex": "[0-9]+"}, DIGITS),
+    ({"guided_choice": ["yes", "no"]}, WORDS),
+    ({"guided_grammar": 'root ::= "a"+'}, LETTERS),
+    ({"json_schema": json.dumps(SCHEMA)}, JSON),
+    ({"regex": "[0-9]+"}, DIGITS),
+    ({"ebnf": 'root ::= "a"+'}, LETTERS),
+]
+
+
+@pytest.mark.parametrize(("fields", "grammar"), ASKED, ids=lambda one: str(one)[:40])
+def test_every_name(model: ServedModel, llama2: ServedModel, fields: dict[str, Any], grammar: str) -> None:
+    body = json.dumps({"prompt": "hi", **fields}).encode()
+    assert read_completion(body, model, id="7", created=5).sampling[0].grammar == grammar
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+    assert read_chat(body, llama2, id="7", created=5).sampling[0].grammar == grammar
+
+
+@pytest.mark.parametrize(
+    ("fields", "grammar"),
+    [
+        ({"json_schema": json.dumps(SCHEMA)}, JSON),
+        ({"regex": "[0-9]+"}, DIGITS),
+        ({"ebnf": 'root ::= "a"+'}, LETTERS),
+        ({"regex": None}, ""),
+    ],
+)
+def test_every_name_of_generate(model: ServedModel, fields: dict[str, Any], grammar: str) -> None:
+    body = {"text": ["a", "b"], "sampling_params": [fields, {}]}
+    asked = read_generate(json.dumps(body).encode(), model, id="7", created=5)
+    assert [one.grammar for one in asked.sampling] == [grammar, ""]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "a name and a schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}}},
+            "response_format.json_schema.schema",
+            "Invalid type",
+        ),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
+        ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices", "nrecognized"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "one text or more"),
+        ({"guided_choice": [1]}, "guided_choice[0]", "Expected"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format.type", "'structural_tag' is not"),
+        (
+            {"structured_outputs": {"structural_tag": "x"}},
+            "structured_outputs.structural_tag",
+            "is not served",
+        ),
+        (
+            {"structured_outputs": {"json": {}, "whitespace_pattern": " *"}},
+            "structured_outputs.whitespace_pattern",
+            "may stand between",
+        ),
+        ({"guided_json": "{"}, "guided_json", "no JSON"),
+        ({"guided_regex": "a", "ebnf": 'root ::= "a"'}, "guided_regex", "said by ebnf already"),
+        ({"response_format": {"type": "json_object"}, "regex": "a"}, "regex", "by response_format already"),
+        ({"regex": "a", "min_tokens": 3}, "min_tokens", "where a grammar says"),
+    ],
+)
+def test_what_is_wrong_is_said_of_its_field(
+    model: ServedModel, fields: dict[str, Any], param: str, says: str
+) -> None:
+    with pytest.raises(InvalidField, match=says) as caught:
+        read_completion(json.dumps({"prompt": "hi", **fields}).encode(), model, id="7", created=5)
+    assert caught.value.field == param
+
+
+def chat_grammar(model: ServedModel, **fields: Any) -> str:
+    body = {"messages": [{"role": "user", "content": "hi"}], "guided_choice": ["yes", "no"], **fields}
+    return read_chat(json.dumps(body).encode(), model, id="7", created=5).sampling[0].grammar
+
+
+def test_a_model_that_thinks_may_do_so_before_it_answers_in_form(model: ServedModel) -> None:
+    assert chat_grammar(model) == forms.after_thought(WORDS, begun=False, special=False)
+    assert chat_grammar(model, chat_template_kwargs={"enable_thinking": False}) == WORDS
+    begun = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>well"}]
+    more = {"messages": begun, "continue_final_message": True}
+    assert chat_grammar(model, **more) == forms.after_thought(WORDS, begun=True, special=False)
