@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -51,9 +53,22 @@ def test_a_first_token_counts_once_wherever_it_is_drawn(prefill: int, decode: in
     asyncio.run(check())
 
 
+TEMPLATE = (
+    "{%- for tool in tools or [] %}{{- tool.function.name }} is called by <tool_call>\n{%- endfor %}"
+    "{%- for message in messages %}{{- message.role + ': ' + message.content + '\n' }}{%- endfor %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "count", "parameters": SCHEMA}}]
+
+
 @pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
-    pod = Pod("--names", "tiny")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """The bundled model, with a template that says how tools are called."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(Path(model_path()) / name, folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": TEMPLATE}))
+    pod = Pod("--names", "tiny", "--engine.tokenizer", str(folder))
     try:
         pod.await_line("ready")
         with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
@@ -84,6 +99,19 @@ def test_a_stream_and_several_choices(client: openai.OpenAI) -> None:
             texts[choice.index] += choice.delta.content or ""
     assert texts == whole and len(set(whole)) > 1
     assert all(re.fullmatch("[a-c]{4,9}", text) for text in whole)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "count"}}])
+def test_a_call_that_is_forced(client: openai.OpenAI, choice: Any) -> None:
+    more: dict[str, Any] = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "seed": 1}
+    (whole,) = ask(client, **more).choices
+    (call,) = whole.message.tool_calls
+    assert (call.function.name, whole.message.content, whole.finish_reason) == ("count", None, "tool_calls")
+    jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
+    deltas = [event.choices[0].delta for event in ask(client, **more, stream=True)]
+    (streamed,) = [one for delta in deltas for one in delta.tool_calls or ()]
+    said = (streamed.function.name, streamed.function.arguments)
+    assert said == ("count", call.function.arguments) and not any(delta.content for delta in deltas)
 
 
 def test_what_is_wrong_is_an_error_of_its_field(client: openai.OpenAI) -> None:

@@ -110,6 +110,31 @@ def test_an_answer_after_a_thought_between_special_tokens() -> None:
     assert whole(may, ann) and whole(may, THINK, "hm", THOUGHT, ann) and not whole(may, "hm", THOUGHT, ann)
 
 
+TOOLS = {
+    "find": {
+        "$defs": {"n": {"type": "integer"}},
+        "type": "object",
+        "properties": {"what": {"$ref": "#/$defs/n"}},
+    },
+    "stop": None,
+}
+
+
+def test_calls_of_tools() -> None:
+    one = forms.calls(TOOLS, "<c>", "</c>", several=False)
+    find = '<c>\n{"name": "find", "arguments": {"what": 3}}\n</c>'
+    stop = '<c>{"name":"stop","arguments":{}}</c>'
+    assert whole(one, find) and whole(one, stop)
+    assert not whole(one, find.replace("3", '"a"')) and not whole(one, stop.replace("stop", "go"))
+    assert not whole(one, f"{find}\n{stop}") and not whole(one, "") and not whole(one, "I look. " + find)
+    some = forms.calls(TOOLS, "<c>", "</c>", several=True)
+    assert whole(some, find) and whole(some, f"{find}\n{stop}{stop}") and not whole(some, "")
+    thought = forms.after_thought(some, begun=True, special=False)
+    assert whole(thought, f"hm</think>\n\n{find}") and not whole(thought, "hm</think>I look.")
+    with pytest.raises(NoGrammar, match="bad: Invalid type"):
+        forms.calls({"bad": {"type": "strin"}}, "<c>", "</c>", several=False)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

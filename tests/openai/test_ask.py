@@ -391,8 +391,6 @@ def test_a_wrong_field_of_generate_is_named(
     ("field", "value", "says"),
     [
         ("structural_tag", "x", "response_format and regex are"),
-        ("tool_choice", "required", "only 'auto' and 'none'"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}, "no call can be forced"),
         ("modalities", ["text", "audio"], "only text"),
         ("chat_template", "{{ 1 }}", "own template"),
         ("truncate_prompt_tokens", 5, "never cut"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,7 @@ def test_what_is_wrong_is_said_of_its_field(
 
 def chat_grammar(model: ServedModel, **fields: Any) -> str:
     body = {"messages": [{"role": "user", "content": "hi"}], "guided_choice": ["yes", "no"], **fields}
+    model = replace(model, max_length=2000)
     return read_chat(json.dumps(body).encode(), model, id="7", created=5).sampling[0].grammar
 
 
@@ -111,3 +113,58 @@ def test_a_model_that_thinks_may_do_so_before_it_answers_in_form(model: ServedMo
     begun = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>well"}]
     more = {"messages": begun, "continue_final_message": True}
     assert chat_grammar(model, **more) == forms.after_thought(WORDS, begun=True, special=False)
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}, {"function": {"name": "g"}}]
+BOTH: dict[str, Any] = {"f": SCHEMA, "g": None}
+PLAIN = {"chat_template_kwargs": {"enable_thinking": False}, "guided_choice": None, "tools": TOOLS}
+F = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "tools", "several"),
+    [
+        ({"tool_choice": "required"}, BOTH, True),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, BOTH, False),
+        ({"tool_choice": F}, {"f": SCHEMA}, False),
+    ],
+)
+def test_a_call_may_be_forced(
+    model: ServedModel, fields: dict[str, Any], tools: dict[str, Any], several: bool
+) -> None:
+    calls = forms.calls(tools, "<tool_call>", "</tool_call>", several=several)
+    assert chat_grammar(model, **PLAIN, **fields) == calls
+    thinking = {**PLAIN, "chat_template_kwargs": None}
+    assert chat_grammar(model, **thinking, **fields) == forms.after_thought(calls, begun=False, special=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"tool_choice": "required", "tools": None}, "tools", "one or more"),
+        ({"tool_choice": "always"}, "tool_choice", "'auto', 'none', 'required' or name a function"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice", "name a function of tools"),
+        (
+            {"tool_choice": {**F, "function": {"name": "h"}}},
+            "tool_choice.function.name",
+            "'h' is none",
+        ),
+        ({"tool_choice": "required", "regex": "a"}, "tool_choice", "another field"),
+        (
+            {"tool_choice": F, "tools": [{"function": {"name": "f", "parameters": {"not": {}}}}]},
+            "tools",
+            "the parameters of f: Unimplemented",
+        ),
+    ],
+)
+def test_what_cannot_be_forced_is_said(
+    model: ServedModel, fields: dict[str, Any], param: str, says: str
+) -> None:
+    with pytest.raises(InvalidField, match=says) as caught:
+        chat_grammar(model, **{**PLAIN, **fields})
+    assert caught.value.field == param
+
+
+def test_a_model_that_writes_calls_otherwise_cannot_be_forced(llama2: ServedModel) -> None:
+    with pytest.raises(InvalidField, match="tool_choice: no call can be forced"):
+        chat_grammar(llama2, **PLAIN, tool_choice="required")

@@ -7,7 +7,7 @@ is wrong, for what cannot be compiled. Pure; a grammar takes about a millisecond
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,38 @@ def json_schema(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise NoGrammar(f"must be a JSON schema, an object, not {type(schema).__name__}")
     return _checked(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": SPACE}))
+
+
+def calls(tools: Mapping[str, Any], opens: str, closes: str, *, several: bool) -> str:
+    """One call of these tools, or `several`, each between two tags of text. `tools`: name → schema of its
+    arguments."""
+    made: list[dict[str, Any]] = []
+    for place, (name, schema) in enumerate(tools.items()):
+        try:
+            (call,) = json.loads(json_schema(_call(name, schema)))["grammars"]
+        except NoGrammar as error:
+            raise NoGrammar(f"{name}: {error}") from error
+        made.append({**call, "name": f"tool{place}"})
+    choices = " | ".join(f"@{one['name']}" for one in made)
+    start = "call (space call)*" if several else "call"
+    call = f"{_quoted(opens)} space ({choices}) space {_quoted(closes)}"
+    lark = f"start: {start}\ncall: {call}\nspace: /[ \\n]{{0,2}}/\n"
+    return _checked(json.dumps({"grammars": [{"lark_grammar": lark}, *made]}))
+
+
+def _call(name: str, schema: Any) -> dict[str, Any]:
+    """What a schema refers to in itself, it refers to from the outermost one."""
+    schema = {"type": "object"} if schema is None else schema
+    shared = {
+        key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
+    }
+    return {
+        **shared,
+        "type": "object",
+        "properties": {"name": {"const": name}, "arguments": schema},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
 
 
 def json_object() -> str:
@@ -76,8 +108,8 @@ def after_thought(grammar: str, *, begun: bool, special: bool) -> str:
         opened, thought = _quoted(OPEN), "inside\ninside[lazy]: /(?s:.*)<\\/think>/"
     start = "thought" if begun else f"({opened} thought)?"
     lark = f"start: {start} space @answer\nthought: {thought}\nspace: /[ \\n]{{0,4}}/\n"
-    (answer,) = json.loads(grammar)["grammars"]
-    whole = json.dumps({"grammars": [{"lark_grammar": lark}, {**answer, "name": "answer"}]})
+    answer, *rest = json.loads(grammar)["grammars"]
+    whole = json.dumps({"grammars": [{"lark_grammar": lark}, {**answer, "name": "answer"}, *rest]})
     return whole if special else _checked(whole)  # where there is no tokenizer, such tokens are not known
 
 

@@ -15,6 +15,7 @@ from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import Request, SamplingParams
 from baton.openai.bookmark import HEADER, ticket_of
 from baton.openai.decode import convert_field, decode_body
+from baton.openai.form import forced_calls
 from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
 from baton.openai.reasoning import reasoning_of
 from baton.openai.requests import (
@@ -118,7 +119,8 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
     sampling = chat_sampling(request, model.defaults)
     prompt = chat_prompt(request, model)
     continued = request.messages[-1].get("content") if request.continue_final_message else ""
-    sampling = replace(sampling, grammar=model.after_thought(sampling.grammar, prompt.text or "", continued))
+    form = _form(request, model, sampling.grammar)
+    sampling = replace(sampling, grammar=model.after_thought(form, prompt.text or "", continued))
     asked = _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
     apart = model.thinks and request.separate_reasoning is not False
     shape = replace(
@@ -129,6 +131,15 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
         one_call=request.parallel_tool_calls is False,
     )
     return replace(asked, shape=shape)
+
+
+def _form(request: ChatRequest, model: ServedModel, asked: str) -> str:
+    calls = forced_calls(request, model)
+    if asked and calls:
+        raise InvalidField(
+            "tool_choice", "asks for a call of a tool, and another field for an answer in its form"
+        )
+    return asked or calls
 
 
 def read_completion(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:

@@ -6,10 +6,20 @@ One of them at most. What is wrong with it is said of the field that it came in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baton.core.errors import InvalidField, UnsupportedField
-from baton.openai.requests import GenerateSampling, ResponseFormat, SampledBody, StructuredOutputs
+from baton.openai import calls
+from baton.openai.requests import (
+    ChatRequest,
+    GenerateSampling,
+    ResponseFormat,
+    SampledBody,
+    StructuredOutputs,
+)
+
+if TYPE_CHECKING:  # which samples by what is read here
+    from baton.openai.served import ServedModel
 
 STRUCTURED = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "ebnf"}
 """vLLM's names, and the functions of `baton.grammar.forms`; with "guided_" before them they are older."""
@@ -25,6 +35,39 @@ def grammar_of(request: SampledBody) -> str:
 
 def grammar_of_generate(given: GenerateSampling, path: str) -> str:
     return _one([*_named(given, "json_schema", "regex", "ebnf", path=f"{path}.")])
+
+
+def forced_calls(request: ChatRequest, model: ServedModel) -> str:
+    """Where the client wants a tool called; empty where the model may choose."""
+    choice = request.tool_choice
+    if choice in (None, "auto", "none"):
+        return ""
+    tools = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools or ()}
+    if not tools:
+        raise InvalidField("tools", "need one or more, since tool_choice asks for a call")
+    if not model.calls or model.tokenizer.token_id(calls.OPEN) in model.tokenizer.special_ids:
+        raise UnsupportedField(
+            "tool_choice", f"no call can be forced: the model's template has no {calls.OPEN}"
+        )
+    several = choice == "required" and request.parallel_tool_calls is not False
+    if choice != "required":
+        name = _chosen(choice)
+        if name not in tools:
+            raise InvalidField("tool_choice.function.name", f"{name!r} is none of tools")
+        tools = {name: tools[name]}
+    from baton.grammar import forms
+
+    try:
+        return forms.calls(tools, calls.OPEN, calls.CLOSE, several=several)
+    except forms.NoGrammar as error:
+        raise InvalidField("tools", f"the parameters of {error}") from error
+
+
+def _chosen(choice: Any) -> Any:
+    match choice:
+        case {"type": "function", "function": {"name": str() as name}}:
+            return name
+    raise InvalidField("tool_choice", "must be 'auto', 'none', 'required' or name a function of tools")
 
 
 def _response_format(wanted: ResponseFormat | None) -> Iterator[Wanted]:

@@ -42,8 +42,6 @@ def template_tools(
     tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]] | None:
     """The tools that the template shows; none where there are none or the client wants none called."""
-    if choice not in (None, "auto", "none"):
-        raise UnsupportedField("tool_choice", "only 'auto' and 'none' are served: no call can be forced")
     for place, tool in enumerate(tools or ()):
         function = tool.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
