@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from tests.checkpoints import Make
-from tests.engine.inline import Inline
+from tests.engine.inline import Careless, Inline
+from tests.engine.test_scheduler import VOCAB, engine, request
 from transformers import AutoModelForCausalLM
 
 from baton.core.errors import InvalidField
@@ -86,7 +87,7 @@ def alone() -> Iterator[list[list[int]]]:
         {"mixed": True, "prefill_budget": 32},
         {"mixed": True, "policy": "lof"},
         {"max_running": 5},
-        {"pages": 160, "page_size": 4, "cache": "naive"},
+        {"pages": 60, "page_size": 4, "cache": "naive"},
     ],
     ids=str,
 )
@@ -94,6 +95,8 @@ def test_each_follows_its_grammar_and_is_what_it_is_alone(
     settings: dict[str, Any], alone: list[list[int]]
 ) -> None:
     with Inline(model_path(), **settings) as served:
+        if "pages" in settings:
+            served.built.scheduler.headroom = Careless()
         found = served.generate(PROMPTS, [asked(i) for i in range(len(PROMPTS))])
         assert bool(served.built.scheduler.retractions) == ("pages" in settings)
     for i, updates in enumerate(found):
@@ -183,3 +186,19 @@ def test_a_tokenizer_that_lies_elsewhere(checkpoint: Make) -> None:
     with Inline(checkpoint("qwen3").directory, tokenizer=str(model_path())) as served:
         (said,) = served.generate([[1, 2, 3]], params)
     assert re.fullmatch("[0-9]{7}", text(said)) and len(tokens(said)) == 7
+
+
+def test_an_answer_that_cannot_go_on_ends_with_an_error_of_its_client_s() -> None:
+    """Of the client's, since another pod would get no further: nobody is to try again."""
+    served = engine()
+    served.scheduler.constrained.grammars = Grammars(lambda: TOKENIZER, VOCAB, ())
+    served.submit(request("free", [1, 2, 3], 9))
+    served.submit(
+        request("held", [1, 2, 3, 4], 9, grammar=forms.regex("[0-9]{30}"))
+    )  # nobody heeds masks here
+    told = [update for _ in range(40) for update in served.step().updates]
+    (ended,) = [update for update in told if update.id == "held"]
+    assert (ended.finish, ended.code, ended.field) == ("error", InvalidField.code, "grammar")
+    assert len([update for update in told if update.id == "free"]) == 9
+    assert served.idle
+    served.scheduler.check_integrity()

@@ -28,8 +28,7 @@
     │   ├── PeerLost            the other pod fell silent
     │   │   └── Unreached       nobody answers at its address: it never had the work
     │   ├── StateUnreachable    what the cluster shares can be neither read nor written now
-    │   ├── WorkerDied          a process of this worker ended
-    │   └── OffGrammar          the answer's grammar is too much to follow
+    │   └── WorkerDied          a process of this worker ended
     └── Misconfigured           found while starting; the process exits
         ├── InvalidSetting      a named setting is wrong
         ├── UnsupportedModel    an architecture or feature that no code here serves
@@ -198,13 +197,6 @@ class StateUnreachable(Failed):
 class WorkerDied(Failed):
     status = 503
     code = "worker_died"
-
-
-class OffGrammar(Failed):
-    """Another pod would get as far."""
-
-    retryable = False
-    code = "off_grammar"
 
 
 class Misconfigured(BatonError):

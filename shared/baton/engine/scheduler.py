@@ -16,7 +16,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from math import inf
 
-from baton.core.errors import DeadlineExceeded, InvalidField, OffGrammar, OutOfPages, QueueFull
+from baton.core.errors import DeadlineExceeded, InvalidField, OutOfPages, QueueFull
 from baton.core.types import Finish, Request, TokenLogprob
 from baton.engine.batch import Outcome
 from baton.engine.constrained import Constrained
@@ -416,7 +416,7 @@ class Scheduler:
         if finish is not None:
             update.finish = finish.value
             if finish is Finish.ERROR and sequence.matcher is not None:
-                update.error, update.code = sequence.matcher.wrong, OffGrammar.code
+                update.error, update.code, update.field = sequence.matcher.wrong, InvalidField.code, "grammar"
             self._end(sequence, finish)
         if sequence.marks:
             update.course, sequence.marks = Course(sequence.marks), []

@@ -16,7 +16,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 LONGEST = 1 << 18
 """Characters of a grammar: it goes to every pod that serves the request."""
-SPACE = r" |\r?\n[ \t]{0,32}"
+SPACE = r" |\r?\n( {0,32}|\t{0,8})"
 """Between two parts of a JSON text: a model that may go on with space does so, some for ever."""
 OPEN, CLOSE = "<think>", "</think>"
 
