@@ -17,6 +17,7 @@ from baton.attention.base import Spans
 from baton.core.types import SamplingParams
 from baton.engine import LLM
 from baton.engine.stretches import Stretches
+from baton.sampling.masks import Masks
 from baton.sampling.sampler import Picked, Places, Sampler
 
 transformers = pytest.importorskip("transformers")
@@ -61,10 +62,10 @@ class Recorder(Sampler):
         super().__init__(inner.rows)
         self.seen: dict[tuple[int, int], torch.Tensor] = {}
 
-    def sample(self, logits: torch.Tensor, places: Places) -> Picked:
+    def sample(self, logits: torch.Tensor, places: Places, masks: Masks | None = None) -> Picked:
         for i, (row, position) in enumerate(zip(places.host_rows, places.host_positions, strict=True)):
             self.seen[int(row), int(position)] = logits[i].float().clone()
-        return super().sample(logits, places)
+        return super().sample(logits, places, masks)
 
 
 def serve(directory: Path, **settings: Any) -> Inline:

@@ -42,7 +42,9 @@ def from_step(step: Step) -> Batch:
 
 def _masks(lines: bytes, bits: bytes) -> Masks:
     rows = _ints(lines)
-    return Masks(rows, np.frombuffer(bits, dtype=np.uint8).reshape(len(rows), -1))
+    return Masks(
+        rows, np.frombuffer(bits, dtype=np.uint8).reshape(len(rows), -1).copy()
+    )  # torch writes to it
 
 
 def _ints(data: bytes) -> Ints:
