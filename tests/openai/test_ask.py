@@ -358,7 +358,7 @@ def test_a_wrong_field_of_completions_is_named(
         ({"text": "a", "sampling_params": {"top_p": 2}}, "sampling_params.top_p", "at most 1"),
         ({"text": "a", "sampling_params": {"top_p": "x"}}, "sampling_params.top_p", "Expected"),
         ({"text": "a", "sampling_params": {"max_tokens": 2}}, "sampling_params.max_tokens", "did you mean"),
-        ({"text": "a", "sampling_params": {"regex": "("}}, "sampling_params.regex", "unclosed group"),
+        ({"text": "a", "sampling_params": {"regex": ""}}, "sampling_params.regex", "is empty"),
         ({"text": ["a"], "sampling_params": [{"stop": [1]}]}, "sampling_params[0].stop[0]", "Expected"),
         ({"text": ["a"], "sampling_params": [{}, {}]}, "sampling_params", "2 of them for 1"),
         ({"text": ["a", "b"], "sampling_params": [{"n": 2}, {}]}, "sampling_params", "n must be the same"),

@@ -68,11 +68,11 @@ def test_every_name_of_generate(model: ServedModel, fields: dict[str, Any], gram
     [
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "a name and a schema"),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}},
             "response_format.json_schema.schema",
-            "Invalid type",
+            "not list",
         ),
-        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "is empty"),
         ({"structured_outputs": {"choices": ["a"]}}, "structured_outputs.choices", "nrecognized"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "one text or more"),
         ({"guided_choice": [1]}, "guided_choice[0]", "Expected"),
@@ -119,6 +119,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}, 
 BOTH: dict[str, Any] = {"f": SCHEMA, "g": None}
 PLAIN = {"chat_template_kwargs": {"enable_thinking": False}, "guided_choice": None, "tools": TOOLS}
 F = {"type": "function", "function": {"name": "f"}}
+LARGE = {"enum": ["x" * 200_000]}
 
 
 @pytest.mark.parametrize(
@@ -149,11 +150,11 @@ def test_a_call_may_be_forced(
             "tool_choice.function.name",
             "'h' is none",
         ),
-        ({"tool_choice": "required", "regex": "a"}, "tool_choice", "another field"),
+        ({"tool_choice": "required", "regex": "a"}, "tool_choice", "asks for a call, and regex for"),
         (
-            {"tool_choice": F, "tools": [{"function": {"name": "f", "parameters": {"not": {}}}}]},
+            {"tool_choice": F, "tools": [{"function": {"name": "f", "parameters": LARGE}}]},
             "tools",
-            "the parameters of f: Unimplemented",
+            "have parameters of which one has",
         ),
     ],
 )
@@ -168,3 +169,18 @@ def test_what_cannot_be_forced_is_said(
 def test_a_model_that_writes_calls_otherwise_cannot_be_forced(llama2: ServedModel) -> None:
     with pytest.raises(InvalidField, match="tool_choice: no call can be forced"):
         chat_grammar(llama2, **PLAIN, tool_choice="required")
+
+
+def test_each_form_is_named_by_the_field_it_came_in(model: ServedModel) -> None:
+    """For whoever compiles it before it is served."""
+    body = json.dumps({"prompt": ["a", "b"], "structured_outputs": {"regex": "[0-9]+"}}).encode()
+    asked = read_completion(body, model, id="7", created=5)
+    assert asked.forms == ((DIGITS, "structured_outputs.regex"),)
+    given = [{"regex": "[0-9]+"}, {}, {"ebnf": 'root ::= "a"+'}]
+    body = json.dumps({"text": ["a", "b", "c"], "sampling_params": given}).encode()
+    asked = read_generate(body, model, id="7", created=5)
+    assert asked.forms == ((DIGITS, "sampling_params[0].regex"), (LETTERS, "sampling_params[2].ebnf"))
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "guided_choice": ["yes", "no"]})
+    asked = read_chat(body.encode(), model, id="7", created=5)
+    assert asked.forms == ((asked.sampling[0].grammar, "guided_choice"),)
+    assert read_completion(b'{"prompt": "a"}', model, id="7", created=5).forms == ()

@@ -24,6 +24,7 @@ from baton.decode.meters import Meters
 from baton.decode.pod import Pod
 from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
+from baton.grammar.checker import Checker
 from baton.http import HttpServer
 from baton.membership import Membership, lease_of
 from baton.openai import ServedModel
@@ -51,7 +52,8 @@ async def run(settings: DecodeSettings) -> None:
         pod.front.measure(metrics)
     async with AsyncExitStack() as stack:
         tracing = stack.enter_context(tracing_to(settings.trace, f"baton-{settings.role}", settings.pod.name))
-        app = App(pod, metrics, meters, settings, SystemClock(), tracing)
+        checker = await stack.enter_async_context(Checker(_tokenizer(settings)))
+        app = App(pod, metrics, meters, settings, SystemClock(), checker, tracing)
         http = await stack.enter_async_context(HttpServer(app.main(), settings.http))
         if port := settings.http.metrics_port:
             await stack.enter_async_context(HttpServer(app.operations(), settings.http, port))
@@ -108,10 +110,14 @@ async def _load(settings: DecodeSettings, pod: Pod) -> None:
     pod.served = replace(model, max_length=facts.max_model_len, vocabulary=facts.vocab)
 
 
+def _tokenizer(settings: DecodeSettings) -> str:
+    return settings.engine.tokenizer or settings.engine.model
+
+
 def _served(settings: DecodeSettings) -> ServedModel:
     """Without its lengths, which the engine finds out."""
     return ServedModel.load(
-        settings.engine.tokenizer or settings.engine.model,
+        _tokenizer(settings),
         names=settings.model_names,
         max_length=0,
         vocabulary=0,

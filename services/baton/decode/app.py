@@ -37,6 +37,7 @@ from baton.decode.receiver import Receiver
 from baton.decode.settings import DecodeSettings
 from baton.decode.stream import Generation, events
 from baton.decode.work import Work, of_asked, of_placed
+from baton.grammar.checker import Checker
 from baton.http import Doors, Exchange, Post, application
 from baton.http.body import header, is_number
 from baton.http.reply import Header
@@ -83,6 +84,7 @@ class App:
     meters: Meters
     settings: DecodeSettings
     clock: Clock
+    checker: Checker
     tracing: Tracing = SILENT
 
     def main(self) -> Starlette:
@@ -138,6 +140,8 @@ class App:
     async def _generate(self, read: Reader, exchange: Exchange[ServedModel]) -> None:
         reply, model, span = exchange.reply, exchange.guest, exchange.span
         work = await _off_loop(exchange.body, partial(read, exchange))
+        for form in work.forms:
+            await self.checker.check(form.grammar, form.field)
         about = (exchange.began, span.header, exchange.deadline)
         with Generation(work, model, self.pod.front, self.meters, self.clock, *about) as generation:
             self.pod.generating.add(generation)

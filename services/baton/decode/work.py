@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from baton.core.errors import InvalidField, Refused
 from baton.core.types import Request
-from baton.openai import Asked, Had, Prompt, Shape
+from baton.openai import Asked, Form, Had, Prompt, Shape
 from baton.protocol.engine import EngineFacts
 from baton.protocol.placed import Placed
 from baton.state.lease import layout_of
@@ -36,6 +36,8 @@ class Work:
     lender: str = ""
     """A pod that holds more of the prompts' prefix than those."""
     timeline: bool = False
+    forms: tuple[Form, ...] = ()
+    """What is to be compiled before it begins; a router has done so."""
 
     @property
     def stream(self) -> bool:
@@ -47,7 +49,10 @@ def of_asked(
 ) -> Work:
     """As a client asked for it; one that comes back has some of it."""
     prompts = tuple(asked.prompts[index // asked.shape.n] for index in range(len(requests)))
-    return Work(shape=asked.shape, requests=tuple(requests), prompts=prompts, had=had, timeline=timeline)
+    return Work(
+        shape=asked.shape, requests=tuple(requests), prompts=prompts, had=had, timeline=timeline,
+        forms=asked.forms,
+    )  # fmt: skip
 
 
 def of_placed(placed: Placed, id: str, facts: EngineFacts) -> Work:

@@ -17,6 +17,7 @@ from baton.core.clock import SystemClock
 from baton.core.errors import InvalidSetting, WorkerDied
 from baton.core.ids import incarnation_id
 from baton.core.lifecycle import first_of, stop_asked
+from baton.grammar.checker import Checker
 from baton.http import HttpServer
 from baton.openai import ServedModel
 from baton.router.app import App
@@ -146,7 +147,8 @@ async def _build(
     probes = Probes(gate, pods, exposed, own, detail)
     for work in (keys.follow(), pods.follow(), pods.shunning.run()):
         _background(stack, work)
-    understanding = Understanding(pods, settings.keys.shared_cache)
+    checker = await stack.enter_async_context(Checker(settings.model.tokenizer))
+    understanding = Understanding(pods, settings.keys.shared_cache, checker)
     page = _page(settings, stack, probes, own, meters) if settings.ui.enabled else None
     return App(settings, gate, understanding, admission, means, probes, meters, clock, own, page, tracing)
 

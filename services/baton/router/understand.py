@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from baton.core.errors import CannotContinue, Refused
 from baton.core.ids import made_at
+from baton.grammar.checker import Checker
 from baton.openai import Asked, Bookmark, ServedModel, mark_of
 from baton.openai.bookmark import HEADER
 from baton.router.entry import Key
@@ -30,7 +31,8 @@ Read = Callable[..., Asked]
 
 
 class Understanding:
-    def __init__(self, pods: Pods, shared_cache: bool) -> None:
+    def __init__(self, pods: Pods, shared_cache: bool, checker: Checker) -> None:
+        self._checker = checker
         self._pods = pods
         self._shared_cache = shared_cache
         self._places = asyncio.Semaphore(TOGETHER)
@@ -63,6 +65,8 @@ class Understanding:
             return read(body, generation.model, id=id, created=made_at(id)).seeded()
 
         asked = await self.off_loop(body, work)
+        for form in asked.forms:
+            await self._checker.check(form.grammar, form.field)
         if bookmark is not None:
             asked.check_continued()
         priority = max(-PRIORITY_SPAN, min(PRIORITY_SPAN - 1, asked.priority))

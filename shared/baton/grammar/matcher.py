@@ -23,7 +23,10 @@ if TYPE_CHECKING:  # a tenth of a second that only some engines need
 
 T = TypeVar("T")
 
-KEPT = 256
+FUEL, ITEMS, STATES = 100_000, 25_000, 20_000
+"""llguidance's limits, lower than its own: a mask takes some milliseconds at most, and a grammar some 40 MB.
+An answer whose grammar needs more ends with an error."""
+KEPT = 64
 """Compiled grammars, the latest asked for: clients ask the same again and again."""
 WORD = 4
 """Bytes that a mask is a multiple of."""
@@ -112,10 +115,13 @@ class Grammars:
         return found
 
     def _made(self, grammar: str) -> LLMatcher:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         assert self._vocabulary is not None
-        return LLMatcher(self._vocabulary.result(), grammar, log_level=0)
+        limits = LLParserLimits(
+            step_lexer_fuel=FUEL, step_max_items=ITEMS, max_lexer_states=STATES, verbose_errors=False
+        )
+        return LLMatcher(self._vocabulary.result(), grammar, log_level=0, limits=limits)
 
     def _read(self) -> LLTokenizer:
         try:

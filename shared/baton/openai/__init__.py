@@ -8,6 +8,7 @@ from baton.openai.ask import Asked, read_chat, read_completion, read_generate
 from baton.openai.bookmark import Bookmark, Had, digest_of, mark_of, read_bookmark, ticket_of
 from baton.openai.events import DONE, Delivered, EventRelay, ending, sse
 from baton.openai.failures import error_body, error_event, read_error, status_of
+from baton.openai.form import Form
 from baton.openai.sampling import SamplingDefaults
 from baton.openai.served import ServedModel, model_list, model_told
 from baton.openai.shape import Choice, Endpoint, Prompt, Shape, Timeline, Usage
@@ -23,6 +24,7 @@ __all__ = [
     "Delivered",
     "Endpoint",
     "EventRelay",
+    "Form",
     "Had",
     "Prompt",
     "SamplingDefaults",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import Request, SamplingParams
 from baton.openai.bookmark import HEADER, ticket_of
 from baton.openai.decode import convert_field, decode_body
-from baton.openai.form import forced_calls
+from baton.openai.form import Form, forced_calls, form_of, form_of_generate
 from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
 from baton.openai.reasoning import reasoning_of
 from baton.openai.requests import (
@@ -47,6 +48,8 @@ class Asked:
     prompts: tuple[Prompt, ...]
     sampling: tuple[SamplingParams, ...]
     """One per prompt."""
+    forms: tuple[Form, ...] = ()
+    """What grammars they have came in. A service has them compiled before it asks anybody."""
     priority: int = 0
     cache_salt: str = ""
 
@@ -116,11 +119,10 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
     """POST /v1/chat/completions. `id` is the service's, `created` Unix time in seconds."""
     request = decode_body(body, ChatRequest)
     name = _checked(request, model)
-    sampling = chat_sampling(request, model.defaults)
     prompt = chat_prompt(request, model)
     continued = request.messages[-1].get("content") if request.continue_final_message else ""
-    form = _form(request, model, sampling.grammar)
-    sampling = replace(sampling, grammar=model.after_thought(form, prompt.text or "", continued))
+    form = _form(request, model, prompt.text or "", continued)
+    sampling = chat_sampling(request, model.defaults, form.grammar)
     asked = _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
     apart = model.thinks and request.separate_reasoning is not False
     shape = replace(
@@ -130,25 +132,18 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
         calls=model.calls and bool(request.tools) and request.tool_choice != "none",
         one_call=request.parallel_tool_calls is False,
     )
-    return replace(asked, shape=shape)
-
-
-def _form(request: ChatRequest, model: ServedModel, asked: str) -> str:
-    calls = forced_calls(request, model)
-    if asked and calls:
-        raise InvalidField(
-            "tool_choice", "asks for a call of a tool, and another field for an answer in its form"
-        )
-    return asked or calls
+    return replace(asked, shape=shape, forms=_some(form))
 
 
 def read_completion(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:
     """POST /v1/completions"""
     request = decode_body(body, CompletionRequest)
     name = _checked(request, model)
-    sampling = completion_sampling(request, model.defaults)
+    form = form_of(request)
+    sampling = completion_sampling(request, model.defaults, form.grammar)
     prompts = completion_prompts(request, model)
-    return _asked(request, model, name, Endpoint.COMPLETION, id, created, "prompt", prompts, sampling)
+    asked = _asked(request, model, name, Endpoint.COMPLETION, id, created, "prompt", prompts, sampling)
+    return replace(asked, forms=_some(form))
 
 
 def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> Asked:
@@ -156,7 +151,7 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
     request = decode_body(body, GenerateRequest)
     request.check_served()
     prompts = generate_prompts(request, model)
-    sampling = _generate_sampling(request, model, len(prompts))
+    sampling, forms = _generate_sampling(request, model, len(prompts))
     if request.stream and any(one.prompt_logprobs is not None for one in sampling):
         raise UnsupportedField("logprob_start_len", _WHOLE)
     _check_choices(len(prompts), sampling[0].n, "sampling_params.n")
@@ -179,9 +174,23 @@ def read_generate(body: bytes, model: ServedModel, *, id: str, created: int) -> 
         shape=shape,
         prompts=prompts,
         sampling=sampling,
+        forms=forms,
         priority=request.priority or 0,
         cache_salt=request.cache_salt or "",
     )
+
+
+def _form(request: ChatRequest, model: ServedModel, prompt: str, continued: object) -> Form:
+    """By a field of its own, or since a tool is to be called; of a model that thinks, behind the thought."""
+    form, calls = form_of(request), forced_calls(request, model)
+    if form.grammar and calls.grammar:
+        raise InvalidField("tool_choice", f"asks for a call, and {form.field} for an answer in its form")
+    form = form if form.grammar else calls
+    return form._replace(grammar=model.after_thought(form.grammar, prompt, continued))
+
+
+def _some(*forms: Form) -> tuple[Form, ...]:
+    return tuple([form for form in forms if form.grammar])
 
 
 def _checked(request: SampledBody, model: ServedModel) -> str:
@@ -245,21 +254,23 @@ def _answer_id(given: str | None, field: str, prefix: str, id: str) -> str:
 
 def _generate_sampling(
     request: GenerateRequest, model: ServedModel, prompts: int
-) -> tuple[SamplingParams, ...]:
-    given = request.sampling_params
+) -> tuple[tuple[SamplingParams, ...], tuple[Form, ...]]:
+    given, path = request.sampling_params, "sampling_params"
+
+    def one(fields: Any, path: str) -> tuple[SamplingParams, Form]:
+        read = convert_field(fields, GenerateSampling, path)
+        form = form_of_generate(read, path)
+        return generate_sampling(request, read, model.defaults, form.grammar, path), form
+
     if not isinstance(given, list):
-        fields = convert_field(given or {}, GenerateSampling, "sampling_params")
-        return (generate_sampling(request, fields, model.defaults, "sampling_params"),) * prompts
+        sampling, form = one(given or {}, path)
+        return (sampling,) * prompts, _some(form)
     if len(given) != prompts:
-        raise InvalidField("sampling_params", f"{len(given)} of them for {prompts} prompts")
-    made = []
-    for place, one in enumerate(given):
-        path = f"sampling_params[{place}]"
-        fields = convert_field(one, GenerateSampling, path)
-        made.append(generate_sampling(request, fields, model.defaults, path))
-    if len({one.n for one in made}) > 1:
-        raise InvalidField("sampling_params", "n must be the same for every prompt")
-    return tuple(made)
+        raise InvalidField(path, f"{len(given)} of them for {prompts} prompts")
+    made = [one(fields, f"{path}[{place}]") for place, fields in enumerate(given)]
+    if len({sampling.n for sampling, _ in made}) > 1:
+        raise InvalidField(path, "n must be the same for every prompt")
+    return tuple([sampling for sampling, _ in made]), _some(*[form for _, form in made])
 
 
 def _check_choices(prompts: int, n: int, field: str) -> None:

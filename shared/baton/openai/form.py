@@ -6,7 +6,7 @@ One of them at most. What is wrong with it is said of the field that it came in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.openai import calls
@@ -28,20 +28,26 @@ Wanted = tuple[str, str, Any]
 """Field, the name of a function of `baton.grammar.forms`, and what it is given."""
 
 
-def grammar_of(request: SampledBody) -> str:
+class Form(NamedTuple):
+    grammar: str = ""
+    field: str = ""
+    """What it came in."""
+
+
+def form_of(request: SampledBody) -> Form:
     """Empty for an answer of any form."""
     return _one([*_response_format(request.response_format), *_others(request)])
 
 
-def grammar_of_generate(given: GenerateSampling, path: str) -> str:
+def form_of_generate(given: GenerateSampling, path: str) -> Form:
     return _one([*_named(given, "json_schema", "regex", "ebnf", path=f"{path}.")])
 
 
-def forced_calls(request: ChatRequest, model: ServedModel) -> str:
+def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
     """Where the client wants a tool called; empty where the model may choose."""
     choice = request.tool_choice
     if choice in (None, "auto", "none"):
-        return ""
+        return Form()
     tools = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools or ()}
     if not tools:
         raise InvalidField("tools", "need one or more, since tool_choice asks for a call")
@@ -58,9 +64,9 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> str:
     from baton.grammar import forms
 
     try:
-        return forms.calls(tools, calls.OPEN, calls.CLOSE, several=several)
+        return Form(forms.calls(tools, calls.OPEN, calls.CLOSE, several=several), "tools")
     except forms.NoGrammar as error:
-        raise InvalidField("tools", f"the parameters of {error}") from error
+        raise InvalidField("tools", f"have parameters of which one {error}") from error
 
 
 def _chosen(choice: Any) -> Any:
@@ -111,9 +117,9 @@ def _named(given: Any, *names: str, path: str = "") -> Iterator[Wanted]:
             yield path + name, name, value
 
 
-def _one(wanted: list[Wanted]) -> str:
+def _one(wanted: list[Wanted]) -> Form:
     if not wanted:
-        return ""
+        return Form()
     if len(wanted) > 1:
         raise InvalidField(wanted[1][0], f"the answer's form is said by {wanted[0][0]} already")
     from baton.grammar import forms  # a tenth of a second that most processes never need
@@ -121,6 +127,6 @@ def _one(wanted: list[Wanted]) -> str:
     field, form, value = wanted[0]
     make: Callable[..., str] = getattr(forms, form)
     try:
-        return make() if value is None else make(value)
+        return Form(make() if value is None else make(value), field)
     except forms.NoGrammar as error:
         raise InvalidField(field, str(error)) from error

@@ -12,7 +12,6 @@ from typing import Any
 
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import SamplingParams
-from baton.openai.form import grammar_of, grammar_of_generate
 from baton.openai.requests import (
     ChatRequest,
     CompletionRequest,
@@ -40,7 +39,7 @@ class SamplingDefaults:
         return cls(**given)
 
 
-def chat_sampling(request: ChatRequest, defaults: SamplingDefaults) -> SamplingParams:
+def chat_sampling(request: ChatRequest, defaults: SamplingDefaults, grammar: str) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidField("top_logprobs", "needs logprobs to be true")
     limit, limit_name = request.max_completion_tokens, "max_completion_tokens"
@@ -48,14 +47,16 @@ def chat_sampling(request: ChatRequest, defaults: SamplingDefaults) -> SamplingP
         limit, limit_name = request.max_tokens, "max_tokens"
     return _params(
         {"max_tokens": limit_name, "logprobs": "top_logprobs"},
-        **_shared(request, defaults),
+        **_shared(request, defaults, grammar),
         max_tokens=limit,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=request.prompt_logprobs,
     )
 
 
-def completion_sampling(request: CompletionRequest, defaults: SamplingDefaults) -> SamplingParams:
+def completion_sampling(
+    request: CompletionRequest, defaults: SamplingDefaults, grammar: str
+) -> SamplingParams:
     n = 1 if request.n is None else request.n
     if request.best_of not in (None, n):
         raise UnsupportedField("best_of", f"only as many as n ({n}) are made, none is dropped")
@@ -65,7 +66,7 @@ def completion_sampling(request: CompletionRequest, defaults: SamplingDefaults) 
         prompt_logprobs = request.logprobs
     return _params(
         {},
-        **_shared(request, defaults),
+        **_shared(request, defaults, grammar),
         max_tokens=16 if request.max_tokens is None else request.max_tokens,
         logprobs=request.logprobs,
         prompt_logprobs=prompt_logprobs,
@@ -73,7 +74,7 @@ def completion_sampling(request: CompletionRequest, defaults: SamplingDefaults) 
 
 
 def generate_sampling(
-    request: GenerateRequest, given: GenerateSampling, defaults: SamplingDefaults, path: str
+    request: GenerateRequest, given: GenerateSampling, defaults: SamplingDefaults, grammar: str, path: str
 ) -> SamplingParams:
     """`path` is where `given` was found in the request."""
     given.check_served(f"{path}.")
@@ -90,16 +91,16 @@ def generate_sampling(
         logprobs=top,
         prompt_logprobs=top if wants_prompt else None,
         include_stop_str_in_output=bool(given.no_stop_trim),
-        grammar=grammar_of_generate(given, path),
+        grammar=grammar,
     )
 
 
-def _shared(request: SampledBody, defaults: SamplingDefaults) -> dict[str, Any]:
+def _shared(request: SampledBody, defaults: SamplingDefaults, grammar: str) -> dict[str, Any]:
     return {
         **_tuned(request, defaults),
         "min_tokens": request.min_tokens or 0,
         "seed": request.seed,
-        "grammar": grammar_of(request),
+        "grammar": grammar,
         "include_stop_str_in_output": bool(request.include_stop_str_in_output or request.no_stop_trim),
     }
 

@@ -1,0 +1,110 @@
+"""Compiles clients' grammars in a process of its own, before anybody serves by them.
+
+Some take minutes or all memory to compile, or even to say what is wrong with them. That process ends itself
+over such a grammar, and another is started for the next. Answers are kept: clients ask the same many times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import OrderedDict
+from hashlib import blake2b
+
+from baton.core.errors import InvalidField, Refused, WorkerDied
+from baton.grammar.child import CHECK_S, frame
+
+START_S = 60.0
+"""For the process to read the tokenizer."""
+SLACK_S = 3.0
+"""The process is killed from here when it has not ended itself by then."""
+TURN_S = 10.0
+"""How long a grammar may wait for those before it."""
+KNOWN = 4096
+TOO_MUCH = f"takes more than {CHECK_S:g} s or too much memory to compile; make it smaller"
+
+
+class Checker:
+    """Starts its process when it is first asked. `async with`."""
+
+    def __init__(self, tokenizer: str) -> None:
+        """Where the tokenizer's files are, for the process to read."""
+        self._tokenizer = tokenizer
+        self._process: Process | None = None
+        self._turn = asyncio.Lock()
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+        """By digest, what is wrong with a grammar; empty for nothing."""
+
+    async def __aenter__(self) -> Checker:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._end()
+
+    async def check(self, grammar: str, field: str) -> None:
+        """InvalidField, of the field that it came in, for a grammar that cannot be followed."""
+        digest = blake2b(grammar.encode(errors="replace"), digest_size=16).digest()
+        wrong = self._known.get(digest)
+        if wrong is None:
+            wrong = self._known[digest] = await self._ask(grammar)
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+        self._known.move_to_end(digest)
+        if wrong:
+            raise InvalidField(field, wrong)
+
+    async def _ask(self, grammar: str) -> str:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Refused("too many new grammars are being compiled; try again") from None
+        try:
+            return await self._answer(grammar)
+        except BaseException:  # its answer may come yet, and would be taken for that to another question
+            await self._end()
+            raise
+        finally:
+            self._turn.release()
+
+    async def _answer(self, grammar: str) -> str:
+        process = await self._started()
+        assert process.stdin is not None and process.stdout is not None
+        line = b""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(CHECK_S + SLACK_S):
+                process.stdin.write(frame(grammar))
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+        if not line.endswith(b"\n"):
+            await self._end()
+            return TOO_MUCH
+        told: str = json.loads(line)
+        return told
+
+    async def _started(self) -> Process:
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        words = [sys.executable, "-m", "baton.grammar.child", self._tokenizer]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = await asyncio.create_subprocess_exec(*words, stdin=PIPE, stdout=PIPE, env=environ)
+        assert self._process.stdout is not None
+        line = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                line = await self._process.stdout.readline()
+        if not line:
+            await self._end()
+            raise WorkerDied("the process that compiles grammars does not start; its log says why")
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

@@ -1,0 +1,118 @@
+"""Grammars are compiled by a process that nobody minds losing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from baton.core.errors import InvalidField, WorkerDied
+from baton.grammar import forms
+from baton.grammar.checker import Checker
+from baton.tiny import model_path
+
+FINE = forms.json_schema({"type": "object", "properties": {"a": {"type": "integer"}}})
+SLOW = forms.json_schema({"type": "integer", "multipleOf": 99_999_989})
+ENDLESS = forms.json_schema({"allOf": [{"type": "string", "pattern": f"a{n}.*b"} for n in range(60)]})
+"""Not to compile: to say why that cannot be done."""
+LARGE = forms.json_schema({"type": "string", "pattern": "(a|b)*a(a|b){25}c"})
+
+
+def checked(work: Callable[[Checker], Awaitable[None]], source: object = None) -> None:
+    async def run() -> None:
+        async with Checker(str(source or model_path())) as checker:
+            await work(checker)
+            ended = checker._process
+        assert ended is None or ended.returncode is not None, "it left its process behind"
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def wrong(checker: Checker, grammar: str) -> str:
+    with pytest.raises(InvalidField) as caught:
+        await checker.check(grammar, "the.field")
+    assert caught.value.field == "the.field"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (forms.json_schema({"type": "strin"}), "Invalid type: strin"),
+        (forms.json_schema({"not": {}}), "Unimplemented"),
+        (forms.json_schema({"$ref": "http://host/schema"}), "Default retriever does not fetch"),
+        (forms.json_schema({"minimum": 10**400, "type": "integer"}), "number out of range"),
+        (forms.json_schema({"enum": ["\ud800"]}), "end of hex escape"),
+        (forms.json_schema(json.loads('{"items":' * 300 + "{}" + "}" * 300)), "recursion limit"),
+        (forms.regex("[0-9"), "unclosed character class"),
+        (forms.regex("(?=a)b"), "look-around"),
+        (forms.ebnf("start: rule"), "rule"),
+    ],
+)
+def test_what_cannot_be_compiled_says_why(grammar: str, says: str) -> None:
+    async def work(checker: Checker) -> None:
+        assert says in await wrong(checker, grammar)
+        await checker.check(FINE, "f")
+
+    checked(work)
+
+
+@pytest.mark.parametrize("grammar", [SLOW, ENDLESS], ids=["slow", "endless"])
+def test_one_that_takes_too_long_ends_its_process_and_no_more(grammar: str) -> None:
+    async def work(checker: Checker) -> None:
+        await checker.check(FINE, "f")
+        began = time.monotonic()
+        assert "takes more than 2 s or too much memory" in await wrong(checker, grammar)
+        assert time.monotonic() - began < 4
+        began = time.monotonic()
+        assert "takes more than" in await wrong(checker, grammar)
+        assert time.monotonic() - began < 0.1, "known"
+        await checker.check(forms.choice(["yes"]), "f")
+
+    checked(work)
+
+
+def test_many_ask_at_once() -> None:
+    async def work(checker: Checker) -> None:
+        asked: list[Any] = [checker.check(forms.choice([str(n)]), "f") for n in range(40)]
+        asked += [wrong(checker, forms.regex(f"[{n}")) for n in range(5)]
+        await asyncio.gather(*asked)
+
+    checked(work)
+
+
+def test_who_gives_up_leaves_no_answer_to_others() -> None:
+    async def work(checker: Checker) -> None:
+        await checker.check(FINE, "f")
+        left = asyncio.create_task(checker.check(SLOW, "f"))
+        await asyncio.sleep(0.2)
+        left.cancel()
+        await checker.check(forms.choice(["yes"]), "f")
+        assert "unclosed" in await wrong(checker, forms.regex("("))
+
+    checked(work)
+
+
+def test_one_that_was_killed_is_started_again() -> None:
+    async def work(checker: Checker) -> None:
+        await checker.check(FINE, "f")
+        assert checker._process is not None
+        os.kill(checker._process.pid, signal.SIGKILL)
+        await checker._process.wait()
+        await checker.check(forms.choice(["yes"]), "f")
+
+    checked(work)
+
+
+def test_one_that_does_not_start_is_said(tmp_path: object, capfd: pytest.CaptureFixture[str]) -> None:
+    async def work(checker: Checker) -> None:
+        with pytest.raises(WorkerDied, match="does not start"):
+            await checker.check(FINE, "f")
+
+    checked(work, tmp_path)
