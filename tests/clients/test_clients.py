@@ -56,12 +56,19 @@ def test_a_streamed_chat(running: Running, library: str, script: str) -> None:
         pytest.skip(f"no clients here: {PYTHON} is missing; `make clients` installs them")
     told = f"url, question = {f'{running.url}/v1'!r}, {QUESTION!r}\n{script}\n"
     told += "import json; print(json.dumps(pieces))"
+    # Tokens that wait for a busy machine come together: one of a few answers comes in pieces.
+    found = [_pieces(library, told)]
+    while len(found[-1]) <= 3 and len(found) < 5:
+        found.append(_pieces(library, told))
+    assert len(found[-1]) > 3, "it came in pieces"
+    assert all("reads the prompt" in "".join(pieces) for pieces in found)
+
+
+def _pieces(library: str, script: str) -> list[str]:
     environ = {**os.environ, **QUIET}
     environ.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [str(PYTHON), "-c", told], capture_output=True, text=True, check=False, env=environ, timeout=100
+        [str(PYTHON), "-c", script], capture_output=True, text=True, check=False, env=environ, timeout=100
     )
     assert done.returncode == 0, f"{library}: {done.stderr[-2000:]}"
-    pieces = json.loads(done.stdout.splitlines()[-1])
-    assert len([piece for piece in pieces if piece]) > 3, "it came in pieces"
-    assert "reads the prompt" in "".join(pieces)
+    return [piece for piece in json.loads(done.stdout.splitlines()[-1]) if piece]

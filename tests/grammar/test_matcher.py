@@ -94,9 +94,10 @@ def test_no_more_are_kept_than_are_used(grammars: Grammars) -> None:
     assert repr(grammars) == f"Grammars({KEPT} compiled)"
 
 
-def test_without_a_tokenizer_there_is_no_grammar() -> None:
+@pytest.mark.parametrize("error", [UnsupportedModel("there is no file"), OSError("there is no file")])
+def test_without_a_tokenizer_there_is_no_grammar(error: Exception) -> None:
     def none() -> Tokenizer:
-        raise UnsupportedModel("there is no tokenizer.json")
+        raise error
 
-    with pytest.raises(InvalidField, match="grammar: cannot be followed: there is no tokenizer"):
+    with pytest.raises(InvalidField, match="grammar: cannot be followed: there is no file"):
         Grammars(none, VOCAB, ()).matcher(forms.regex("a"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from baton.core.errors import BatonError, InvalidField
+from baton.core.errors import InvalidField
 from baton.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # a tenth of a second that only some engines need
@@ -87,10 +87,10 @@ class Grammars:
 
     def matcher(self, grammar: str, generated: Sequence[int] = ()) -> Matcher:
         """For an answer of which these tokens are there already; InvalidField for what cannot be followed."""
-        try:
-            inner = self._compile(grammar).result().deep_copy()
-        except BatonError as error:
-            raise InvalidField("grammar", f"cannot be followed: {error}") from error
+        compiled = self._compile(grammar)
+        if (failed := compiled.exception()) is not None:  # whatever it is, the engine goes on
+            raise InvalidField("grammar", f"cannot be followed: {failed}") from failed
+        inner = compiled.result().deep_copy()
         if inner.is_error():
             raise InvalidField("grammar", inner.get_error())
         if generated and not inner.consume_tokens(list(generated)):
