@@ -9,9 +9,9 @@ import pytest
 from tests.spawned import eventually
 
 from baton.core.types import Request, SamplingParams
-from baton.engine.parked import Begins, Parked
+from baton.engine.parked import Parked
 from baton.grammar import forms
-from baton.grammar.matcher import Grammars
+from baton.grammar.matcher import KEPT, Grammars
 from baton.protocol import engine as wire
 from baton.tiny import model_path
 from baton.tokens import Tokenizer
@@ -54,24 +54,36 @@ def test_all_begin_when_it_is_compiled(parked: Parked, gate: threading.Event) ->
         assert parked.takes(message)
     assert parked and parked.ready() == []
     gate.set()
-    found: list[Begins] = []
-    eventually(lambda: bool(found.extend(parked.ready()) or found))
-    assert found == [SUBMIT, ASK, LEG] and not parked
+    assert opened(parked) == [SUBMIT, ASK, LEG] and not parked
     assert not parked.takes(SUBMIT), "it is known from now on"
 
 
-@pytest.mark.parametrize(
-    ("message", "meant"),
-    [
-        (wire.Abort("s"), SUBMIT),
-        (wire.Local("a"), ASK),
-        (wire.Over("try-1"), ASK),
-        (wire.AbortLeg("leg-1"), LEG),
-    ],
-)
-def test_one_that_is_meant_begins_at_once(parked: Parked, message: wire.ToEngine, meant: Begins) -> None:
-    """What it is told can be understood then."""
+def opened(parked: Parked) -> list[wire.ToEngine]:
+    found: list[wire.ToEngine] = []
+    eventually(lambda: bool(found.extend(parked.ready()) or found))
+    return found
+
+
+def test_what_is_given_up_goes_at_once(parked: Parked, gate: threading.Event) -> None:
     for one in (SUBMIT, ASK, LEG):
         parked.takes(one)
-    assert parked.meant(wire.Abort("another")) == []
-    assert parked.meant(message) == [meant] and parked.meant(message) == []
+    assert parked.takes(wire.Abort("s")) and parked.takes(wire.Abort("a"))
+    assert not parked.takes(wire.AbortLeg("leg-1")), "whoever ends it has to tell that it ended"
+    assert not parked and not parked.takes(wire.Abort("s"))
+
+
+def test_what_is_said_of_one_waits_behind_it(parked: Parked, gate: threading.Event) -> None:
+    for one in (SUBMIT, ASK, wire.Local("a"), wire.Over("try-1")):
+        assert parked.takes(one)
+    assert not parked.takes(wire.Local("another"))
+    gate.set()
+    assert opened(parked) == [SUBMIT, ASK, wire.Local("a"), wire.Over("try-1")]
+
+
+def test_more_than_are_kept_begin_all_the_same(gate: threading.Event) -> None:
+    gate.set()
+    made = Parked(Grammars(lambda: Tokenizer.load(model_path()), 1536, ()))
+    asked = [wire.Submit(request(f"s{n}", forms.choice([f"word {n}"]))) for n in range(3 * KEPT)]
+    begun = [message for message in asked if not made.takes(message)]
+    eventually(lambda: begun.extend(made.ready()) or not made, 20)  # type: ignore[func-returns-value, arg-type]
+    assert len(begun) == len(asked)

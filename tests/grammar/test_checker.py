@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,8 @@ FINE = forms.json_schema({"type": "object", "properties": {"a": {"type": "intege
 SLOW = forms.json_schema({"type": "integer", "multipleOf": 99_999_989})
 ENDLESS = forms.json_schema({"allOf": [{"type": "string", "pattern": f"a{n}.*b"} for n in range(60)]})
 """Not to compile: to say why that cannot be done."""
-LARGE = forms.json_schema({"type": "string", "pattern": "(a|b)*a(a|b){25}c"})
+HEAVY = forms.regex("(a{1000}){1000}")
+"""Soon compiled, and then a second for a mask."""
 
 
 def checked(work: Callable[[Checker], Awaitable[None]], source: object = None) -> None:
@@ -53,12 +55,24 @@ async def wrong(checker: Checker, grammar: str) -> str:
         (forms.regex("[0-9"), "unclosed character class"),
         (forms.regex("(?=a)b"), "look-around"),
         (forms.ebnf("start: rule"), "rule"),
+        (HEAVY, "takes more than 0.1 s to say|fuel|too large|too big|limit"),
     ],
 )
 def test_what_cannot_be_compiled_says_why(grammar: str, says: str) -> None:
     async def work(checker: Checker) -> None:
-        assert says in await wrong(checker, grammar)
+        assert re.search(says, await wrong(checker, grammar))
         await checker.check(FINE, "f")
+
+    checked(work)
+
+
+def test_many_that_are_large_are_no_fault_of_the_next() -> None:
+    """Nothing is kept of any."""
+
+    async def work(checker: Checker) -> None:
+        for number in range(90):
+            fields = {f"field{number}_{n}": {"type": "string"} for n in range(600)}
+            await checker.check(forms.json_schema({"type": "object", "properties": fields}), "f")
 
     checked(work)
 
@@ -67,9 +81,10 @@ def test_what_cannot_be_compiled_says_why(grammar: str, says: str) -> None:
 def test_one_that_takes_too_long_ends_its_process_and_no_more(grammar: str) -> None:
     async def work(checker: Checker) -> None:
         await checker.check(FINE, "f")
-        began = time.monotonic()
-        assert "takes more than 2 s or too much memory" in await wrong(checker, grammar)
-        assert time.monotonic() - began < 4
+        for _ in range(2):  # the first may have been a busy machine
+            began = time.monotonic()
+            assert "takes more than 2 s or too much memory" in await wrong(checker, grammar)
+            assert time.monotonic() - began > 0.5
         began = time.monotonic()
         assert "takes more than" in await wrong(checker, grammar)
         assert time.monotonic() - began < 0.1, "known"
@@ -90,10 +105,12 @@ def test_many_ask_at_once() -> None:
 def test_who_gives_up_leaves_no_answer_to_others() -> None:
     async def work(checker: Checker) -> None:
         await checker.check(FINE, "f")
-        left = asyncio.create_task(checker.check(SLOW, "f"))
-        await asyncio.sleep(0.2)
+        process = checker._process
+        left = asyncio.create_task(checker.check(forms.choice([f"w{n}" for n in range(9000)]), "f"))
+        await asyncio.sleep(0.01)
         left.cancel()
         await checker.check(forms.choice(["yes"]), "f")
+        assert checker._process is process, "it was not ended for that"
         assert "unclosed" in await wrong(checker, forms.regex("("))
 
     checked(work)

@@ -83,6 +83,11 @@ def test_choices_are_texts_and_no_patterns() -> None:
     assert not whole(forms.choice(odd), "a") and not whole(forms.choice(odd), "yesno")
 
 
+def test_as_many_choices_as_one_likes() -> None:
+    many = forms.choice([f"word {n}" for n in range(5000)])
+    assert whole(many, "word 4999") and whole(many, "word 0") and not whole(many, "word 5000")
+
+
 @pytest.mark.parametrize(
     "text", ['root ::= "a" [0-9]+ ("," root)?', 'start: "a" /[0-9]+/ ("," start)?'], ids=["gbnf", "lark"]
 )
@@ -129,6 +134,10 @@ def test_calls_of_tools() -> None:
     assert not whole(one, f"{find}\n{stop}") and not whole(one, "") and not whole(one, "I look. " + find)
     some = forms.calls(TOOLS, "<c>", "</c>", several=True)
     assert whole(some, find) and whole(some, f"{find}\n{stop}{stop}") and not whole(some, "")
+    tree = {"type": "object", "properties": {"kid": {"$ref": "#"}}, "additionalProperties": False}
+    own = forms.calls({"grow": tree}, "<c>", "</c>", several=False)
+    assert whole(own, '<c>{"name": "grow", "arguments": {"kid": {"kid": {}}}}</c>'), "what # means is its own"
+    assert not whole(own, '<c>{"name": "grow", "arguments": {"name": "grow"}}</c>')
     thought = forms.after_thought(some, begun=True, special=False)
     assert whole(thought, f"hm</think>\n\n{find}") and not whole(thought, "hm</think>I look.")
 

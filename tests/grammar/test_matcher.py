@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
 
 import numpy as np
@@ -82,10 +84,37 @@ def test_compiling_holds_nobody_up() -> None:
         return TOKENIZER
 
     grammars, word = Grammars(slow, VOCAB, ()), forms.choice(["yes"])
-    assert not grammars.ready(word)
+    assert not grammars.compile(word).done()
     may_go.set()
-    eventually(lambda: grammars.ready(word))
+    eventually(lambda: grammars.compile(word).done())
     assert grammars.matcher(word).take(TOKENIZER.encode("yes")[0])
+
+
+def test_answers_that_share_a_lexer_do_not_fill_it_for_each_other() -> None:
+    """Its states add up; when there are too many, each goes on with another from where it was."""
+    grammars = Grammars(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, states=3000)
+    text, chance = forms.json_schema({"type": "string", "maxLength": 900}), random.Random(1)
+    failed = grammars.matcher(text)
+    for _ in range(12):
+        word = json.dumps("".join(chance.choice("abcdefgh ijkl") for _ in range(800)))
+        matchers = [grammars.matcher(text) for _ in range(3)]
+        for token in TOKENIZER.encode(word):
+            masks = grammars.masks(matchers)
+            assert all(mask[token // 8] >> token % 8 & 1 for mask in masks)
+            assert all(matcher.take(token) for matcher in matchers)
+        assert all(matcher.over for matcher in matchers)
+    assert failed.take(TOKENIZER.encode('"')[0]) and not failed.over
+
+
+def test_one_answer_that_needs_too_many_states_ends_with_an_error() -> None:
+    grammars = Grammars(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, states=100)
+    matcher = grammars.matcher(forms.json_schema({"type": "string", "maxLength": 900}))
+    for token in TOKENIZER.encode('"' + "abc " * 200):
+        grammars.masks([matcher])
+        if not matcher.take(token):
+            break
+    assert "cannot follow its grammar any further" in matcher.wrong
+    assert not matcher.take(TOKENIZER.eos_ids[0]), "which a mask allows then, and is no end"
 
 
 def test_no_more_are_kept_than_are_used(grammars: Grammars) -> None:

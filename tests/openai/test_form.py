@@ -88,6 +88,11 @@ def test_every_name_of_generate(model: ServedModel, fields: dict[str, Any], gram
             "may stand between",
         ),
         ({"guided_json": "{"}, "guided_json", "no JSON"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": None}}},
+            "response_format.json_schema.schema",
+            "not NoneType",
+        ),
         ({"guided_regex": "a", "ebnf": 'root ::= "a"'}, "guided_regex", "said by ebnf already"),
         ({"response_format": {"type": "json_object"}, "regex": "a"}, "regex", "by response_format already"),
         ({"regex": "a", "min_tokens": 3}, "min_tokens", "where a grammar says"),
@@ -143,6 +148,12 @@ def test_a_call_may_be_forced(
     ("fields", "param", "says"),
     [
         ({"tool_choice": "required", "tools": None}, "tools", "one or more"),
+        (
+            {"tool_choice": "required", "tools": [*TOOLS, {"function": {"name": "g"}}]},
+            "tools",
+            "names of their own",
+        ),
+        ({"tools": None, "guided_choice": ["x" * 131_020]}, "guided_choice", "more than"),
         ({"tool_choice": "always"}, "tool_choice", "'auto', 'none', 'required' or name a function"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "name a function of tools"),
         (
@@ -169,6 +180,13 @@ def test_what_cannot_be_forced_is_said(
 def test_a_model_that_writes_calls_otherwise_cannot_be_forced(llama2: ServedModel) -> None:
     with pytest.raises(InvalidField, match="tool_choice: no call can be forced"):
         chat_grammar(llama2, **PLAIN, tool_choice="required")
+
+
+def test_a_request_has_a_few_forms_and_not_a_thousand(model: ServedModel) -> None:
+    given = [{"regex": f"[0-9]{{{n}}}"} for n in range(1, 18)]
+    body = json.dumps({"text": ["a"] * 17, "sampling_params": given}).encode()
+    with pytest.raises(InvalidField, match="sampling_params: at most 16 different forms"):
+        read_generate(body, model, id="7", created=5)
 
 
 def test_each_form_is_named_by_the_field_it_came_in(model: ServedModel) -> None:

@@ -65,7 +65,7 @@ class Lead:
         wait_ms = 0
         while self._receive(wait_ms):
             for message in self.parked.ready():
-                self._start(message)
+                self._take(message)
             steps, flying = self.engine.scheduler.steps, self.engine.flying
             happened = self.engine.step(patient=False)
             stepped = self.engine.scheduler.steps != steps
@@ -134,12 +134,13 @@ class Lead:
         return True
 
     def _take(self, message: wire.ToEngine) -> None:
-        for one in self.parked.meant(message):
-            self._start(one)
+        if self.parked.takes(message):
+            if isinstance(message, wire.Abort):
+                self.engine.scheduler.updates.append(wire.Update(message.id, finish=Finish.ABORT.value))
+            return
         match message:
             case wire.Submit() | wire.Ask() | wire.RunLeg():
-                if not self.parked.takes(message):
-                    self._start(message)
+                self._start(message)
             case wire.Abort(id=id):
                 self.engine.intake.abort(id)
                 self.engine.abort(id)

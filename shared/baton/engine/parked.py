@@ -1,48 +1,76 @@
-"""Requests whose grammar is being compiled: they begin once it is, and nobody else waits for it."""
+"""Requests whose grammar is being compiled: they begin once it is, and nobody else waits for it.
+
+What is said of one meanwhile waits behind it; one that is given up goes at once.
+"""
 
 from __future__ import annotations
 
-from baton.grammar.matcher import Grammars
+from dataclasses import dataclass, field
+
+from baton.grammar.matcher import KEPT, Compiled, Grammars
 from baton.protocol import engine as wire
 
+TOGETHER = KEPT // 2
+"""Begin in one turn, so that none of their grammars is forgotten before its request has begun."""
+
 Begins = wire.Submit | wire.Ask | wire.RunLeg
+
+
+@dataclass(slots=True)
+class _Place:
+    message: Begins
+    compiled: Compiled
+    behind: list[wire.ToEngine] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        asked = {self.message.attempt} if isinstance(self.message, wire.Ask) else set()
+        return {self.message.request.id} | asked
 
 
 class Parked:
     def __init__(self, grammars: Grammars | None) -> None:
         self._grammars = grammars
-        self._waiting: list[Begins] = []
+        self._places: list[_Place] = []
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._places)
 
-    def takes(self, message: Begins) -> bool:
-        """Whether this one has to wait."""
-        grammar = message.request.sampling.grammar
-        if not grammar or self._grammars is None or self._grammars.ready(grammar):
+    def takes(self, message: wire.ToEngine) -> bool:
+        """Whether this one has to wait, or is about one that does. An abort of one that waits is True, too:
+        nothing of it is left."""
+        if isinstance(message, Begins):
+            return self._parks(message)
+        place = self._about(message) if self._places else None
+        if place is None:
             return False
-        self._waiting.append(message)
+        if isinstance(message, wire.Abort | wire.AbortLeg):
+            self._places.remove(place)
+            return isinstance(message, wire.Abort)  # the end of a leg is to be told
+        place.behind.append(message)
         return True
 
-    def ready(self) -> list[Begins]:
-        """Those that need not wait any longer."""
-        grammars = self._grammars
-        if not self._waiting or grammars is None:
-            return []
-        return self._part([one for one in self._waiting if grammars.ready(one.request.sampling.grammar)])
+    def ready(self) -> list[wire.ToEngine]:
+        """What need not wait any longer, in order."""
+        done = [place for place in self._places if place.compiled.done()][:TOGETHER]
+        told: list[wire.ToEngine] = []
+        for place in done:
+            self._places.remove(place)
+            if self._grammars is not None:
+                self._grammars.keep(place.message.request.sampling.grammar, place.compiled)
+            told += [place.message, *place.behind]
+        return told
 
-    def meant(self, message: wire.ToEngine) -> list[Begins]:
-        """Those that a message is about, which must have begun before it can be taken."""
-        if not self._waiting:
-            return []
+    def _parks(self, message: Begins) -> bool:
+        grammar = message.request.sampling.grammar
+        if not grammar or self._grammars is None:
+            return False
+        compiled = self._grammars.compile(grammar)
+        if compiled.done():
+            return False
+        self._places.append(_Place(message, compiled))
+        return True
+
+    def _about(self, message: wire.ToEngine) -> _Place | None:
         names = {getattr(message, "id", None), getattr(message, "attempt", None)} - {None}
-        return self._part([one for one in self._waiting if names & _names(one)])
-
-    def _part(self, those: list[Begins]) -> list[Begins]:
-        for one in those:
-            self._waiting.remove(one)
-        return those
-
-
-def _names(message: Begins) -> set[str]:
-    return {message.request.id, message.attempt} if isinstance(message, wire.Ask) else {message.request.id}
+        return next((place for place in self._places if names & place.names), None)

@@ -152,8 +152,8 @@ class Sequence:
     def take(self, token: int) -> Finish | None:
         """Go on by a token; how it ends the sequence, if it does."""
         self.tokens.append(token)
-        if self.matcher is not None and not self.matcher.take(token):
-            return Finish.ERROR
+        if self.matcher is not None and self.leg is None and not self.matcher.take(token):
+            return Finish.ERROR  # of a leg, whose pages are on their way, the owner finds out
         if token in self.stops and self.generated > self.request.sampling.min_tokens:
             return Finish.STOP
         if self.matcher is not None and self.matcher.over and self.leg is None:

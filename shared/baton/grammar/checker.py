@@ -21,7 +21,7 @@ from baton.grammar.child import CHECK_S, frame
 START_S = 60.0
 """For the process to read the tokenizer."""
 SLACK_S = 3.0
-"""The process is killed from here when it has not ended itself by then."""
+"""The process is killed from here when it has not ended itself by then: it counts what it computes."""
 TURN_S = 10.0
 """How long a grammar may wait for those before it."""
 KNOWN = 4096
@@ -38,11 +38,18 @@ class Checker:
         self._turn = asyncio.Lock()
         self._known: OrderedDict[bytes, str] = OrderedDict()
         """By digest, what is wrong with a grammar; empty for nothing."""
+        self._asked: dict[bytes, asyncio.Task[str]] = {}
+        """Under way. Whoever asked may leave: the process answers, and is not started anew for it."""
+        self._ended: set[bytes] = set()
+        """Over which a process ended. Only when another does, it is the grammar's fault for good."""
 
     async def __aenter__(self) -> Checker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
         await self._end()
 
     async def check(self, grammar: str, field: str) -> None:
@@ -50,26 +57,38 @@ class Checker:
         digest = blake2b(grammar.encode(errors="replace"), digest_size=16).digest()
         wrong = self._known.get(digest)
         if wrong is None:
-            wrong = self._known[digest] = await self._ask(grammar)
-            if len(self._known) > KNOWN:
-                self._known.popitem(last=False)
-        self._known.move_to_end(digest)
+            task = self._asked.get(digest)
+            if task is None:
+                task = self._asked[digest] = asyncio.create_task(self._ask(grammar, digest))
+                task.add_done_callback(lambda done: self._asked.pop(digest, None))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            wrong = await asyncio.shield(task)
+        else:
+            self._known.move_to_end(digest)
         if wrong:
             raise InvalidField(field, wrong)
 
-    async def _ask(self, grammar: str) -> str:
+    async def _ask(self, grammar: str, digest: bytes) -> str:
         try:
             async with asyncio.timeout(TURN_S):
                 await self._turn.acquire()
         except TimeoutError:
             raise Refused("too many new grammars are being compiled; try again") from None
         try:
-            return await self._answer(grammar)
+            wrong = await self._answer(grammar)
         except BaseException:  # its answer may come yet, and would be taken for that to another question
             await self._end()
             raise
         finally:
             self._turn.release()
+        if wrong == TOO_MUCH and digest not in self._ended:
+            self._ended.add(digest)
+            return wrong
+        self._ended.discard(digest)
+        self._known[digest] = wrong
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return wrong
 
     async def _answer(self, grammar: str) -> str:
         process = await self._started()

@@ -35,13 +35,22 @@ def json_object() -> str:
 
 def calls(tools: Mapping[str, Any], opens: str, closes: str, *, several: bool) -> str:
     """One call of these tools, or `several`, each between two tags of text. `tools`: name → schema of its
-    arguments."""
-    made = [{**_json(_call(*tool)), "name": f"tool{place}"} for place, tool in enumerate(tools.items())]
-    choices = " | ".join(f"@{one['name']}" for one in made)
-    start = "call (space call)*" if several else "call"
-    call = f"{_quoted(opens)} space ({choices}) space {_quoted(closes)}"
-    lark = f"start: {start}\ncall: {call}\nspace: /[ \\n]{{0,2}}/\n"
+    arguments, each a grammar of its own, so that what it refers to in itself is found."""
+    schemas = [{"type": "object"} if schema is None else schema for schema in tools.values()]
+    made = [{**_json(schema), "name": f"args{place}"} for place, schema in enumerate(schemas)]
+    rules = [f"tool{place}: {_call(name, f'@args{place}')}" for place, name in enumerate(tools)]
+    choices = " | ".join(f"tool{place}" for place in range(len(tools)))
+    call = f"{_quoted(opens)} edge ({choices}) edge {_quoted(closes)}"
+    start = "call (edge call)*" if several else "call"
+    space = ["edge: /[ \\n]{0,2}/", f"space: /({SPACE})?/"]
+    lark = "\n".join([f"start: {start}", f"call: {call}", *rules, *space]) + "\n"
     return _whole({"lark_grammar": lark}, *made)
+
+
+def _call(name: str, arguments: str) -> str:
+    """JSON of a call, as a rule."""
+    words = ("{", '"name"', ":", json.dumps(name), ",", '"arguments"', ":", None, "}")
+    return " space ".join([arguments if word is None else _quoted(word) for word in words])
 
 
 def regex(pattern: str) -> str:
@@ -59,7 +68,8 @@ def choice(options: Sequence[str]) -> str:
     """One of these."""
     if not options or not all(options):
         raise NoGrammar("needs one text or more, none of them empty")
-    return _whole({"lark_grammar": "start: " + " | ".join(map(_quoted, options))})
+    # One terminal: as rules they are so many items of a row, of which there may be some thousand.
+    return _whole({"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(map(_quoted, options))})
 
 
 def ebnf(text: str) -> str:
@@ -96,19 +106,6 @@ def _json(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise NoGrammar(f"must be a JSON schema, an object, not {type(schema).__name__}")
     return {"json_schema": {**schema, "x-guidance": {"whitespace_pattern": SPACE}}}
-
-
-def _call(name: str, schema: Any) -> dict[str, Any]:
-    """What a schema refers to in itself, it refers to from the outermost one."""
-    schema = {"type": "object"} if schema is None else schema
-    known = schema if isinstance(schema, dict) else {}
-    return {
-        **{key: known[key] for key in ("$defs", "definitions") if key in known},
-        "type": "object",
-        "properties": {"name": {"const": name}, "arguments": schema},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
 
 
 def _quoted(text: str) -> str:

@@ -1,16 +1,21 @@
 """Follows answers through their grammars: which tokens may come next, and whether anything may.
 
-`Grammars` belongs to whoever schedules; it makes a `Matcher` for each sequence and fills the masks of a step.
-Tokenizer and grammars are compiled in a thread, which llguidance does without holding Python up.
+`Grammars` belongs to whoever schedules; it makes a `Matcher` for each sequence and fills the masks of a step,
+the first token's bit lowest. Tokenizer and grammars are compiled in two threads, which holds nobody up: the
+library lets go of Python meanwhile.
+
+Copies of a compiled grammar share its lexer, whose states add up until a limit ends all of them at once. So a
+matcher that fails is made anew and led where it was; only if that fails too, the answer cannot go on.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,28 +26,46 @@ from baton.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:  # a tenth of a second that only some engines need
     from llguidance import LLMatcher, LLTokenizer
 
-T = TypeVar("T")
-
-FUEL, ITEMS, STATES = 100_000, 25_000, 20_000
-"""llguidance's limits, lower than its own: a mask takes some milliseconds at most, and a grammar some 40 MB.
-An answer whose grammar needs more ends with an error."""
+LEXER_FUEL, ITEMS = 200_000, 10_000
+"""llguidance's limits, lower than its own: to begin with a lexer, and for one mask."""
+STATES = 250_000
+"""Of a lexer, a kilobyte or two each."""
 KEPT = 64
 """Compiled grammars, the latest asked for: clients ask the same again and again."""
+LIVES = 4
+"""How often one answer may begin anew with a lexer of its own."""
+THREADS = 2
 WORD = 4
 """Bytes that a mask is a multiple of."""
+
+Compiled = Future["LLMatcher"]
 
 
 class Matcher:
     """One sequence's place in its grammar."""
 
-    __slots__ = ("_inner",)
+    __slots__ = ("_anew", "_inner", "_lives", "_taken")
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: LLMatcher, taken: Sequence[int], anew: Callable[[], LLMatcher]) -> None:
+        """`inner` is where `taken` lead; `anew` compiles the grammar again."""
         self._inner = inner
+        self._taken = list(taken)
+        self._lives = LIVES
+        self._anew = anew
 
     def take(self, token: int) -> bool:
         """Go on by a token; False when that cannot be: it is not allowed, or too much to follow."""
-        return self._inner.consume_token(token)
+        self._taken.append(token)
+        if self._inner.consume_token(token) and not self._inner.is_error():
+            return True
+        return self._again()
+
+    def _again(self) -> bool:
+        if not self._lives:
+            return False
+        self._lives -= 1
+        self._inner = self._anew()
+        return self._inner.consume_tokens(self._taken) and not self._inner.is_error()
 
     @property
     def over(self) -> bool:
@@ -56,18 +79,26 @@ class Matcher:
         return f"the answer cannot follow its grammar any further: {why}" if why else ""
 
     def fill(self, mask: npt.NDArray[np.uint8]) -> None:
-        """Set the bits of the tokens that may come next, the first token's lowest."""
+        """Set the bits of the tokens that may come next."""
         self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if self._inner.is_error() and self._again():
+            self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
 
 
 class Grammars:
-    def __init__(self, tokenizer: Callable[[], Tokenizer], vocab: int, eos: Sequence[int]) -> None:
-        """`tokenizer` loads the model's, or raises why there is none; `vocab` is the width of its logits."""
+    def __init__(
+        self, tokenizer: Callable[[], Tokenizer], vocab: int, eos: Sequence[int], states: int = STATES
+    ) -> None:
+        """`tokenizer` loads the model's, or raises why there is none; `vocab` is the width of its logits;
+        `states` are what a lexer may have, of all answers that share it."""
+        self._states = states
         self._tokenizer = tokenizer
         self._vocab = vocab
         self._eos = tuple(eos)
-        self._vocabulary: Future[LLTokenizer] | None = None
-        self._compiled: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
+        self._vocabulary: Future[LLTokenizer] = Future()
+        self._begun = False
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"Grammars({len(self._compiled)} compiled)"
@@ -78,24 +109,44 @@ class Grammars:
 
     def warm(self) -> None:
         """Begin with the tokenizer, so that the first who asks need not wait for it."""
-        if self._vocabulary is None:
-            self._vocabulary = _aside(self._read)
+        if not self._begun:
+            self._begun = True
+            self._work.put(_settling(self._vocabulary, self._read))
+            for number in range(THREADS):
+                threading.Thread(target=self._serve, name=f"grammar-{number}", daemon=True).start()
 
-    def ready(self, grammar: str) -> bool:
-        """Whether `matcher` need not wait; if not, compiling has begun."""
-        return self._compile(grammar).done()
+    def compile(self, grammar: str) -> Compiled:
+        """Compiled, or on the way to it."""
+        self.warm()
+        found = self._compiled.get(grammar)
+        if found is None:
+            found = Future()
+            self._work.put(_settling(found, lambda: self.fresh(grammar)))
+            self.keep(grammar, found)
+        self._compiled.move_to_end(grammar)
+        return found
+
+    def keep(self, grammar: str, compiled: Compiled) -> None:
+        """Among the latest; of others, those that are done may go."""
+        self._compiled[grammar] = compiled
+        self._compiled.move_to_end(grammar)
+        spare = len(self._compiled) - KEPT
+        for other in [name for name, one in self._compiled.items() if one.done()][: max(spare, 0)]:
+            del self._compiled[other]
 
     def matcher(self, grammar: str, generated: Sequence[int] = ()) -> Matcher:
         """For an answer of which these tokens are there already; InvalidField for what cannot be followed."""
-        compiled = self._compile(grammar)
+        compiled = self.compile(grammar)
         if (failed := compiled.exception()) is not None:  # whatever it is, the engine goes on
             raise InvalidField("grammar", f"cannot be followed: {failed}") from failed
-        inner = compiled.result().deep_copy()
+        inner = compiled.result()
         if inner.is_error():
             raise InvalidField("grammar", inner.get_error())
-        if generated and not inner.consume_tokens(list(generated)):
-            raise InvalidField("generated", f"does not follow the grammar: {inner.get_error()}")
-        return Matcher(inner)
+        matcher = Matcher(inner.deep_copy(), (), lambda: self._anew(grammar))
+        for token in generated:
+            if not matcher.take(token):
+                raise InvalidField("generated", f"does not follow the grammar: {matcher.wrong}")
+        return matcher
 
     def masks(self, matchers: Sequence[Matcher]) -> npt.NDArray[np.uint8]:
         """What may come next of each: a row of bits."""
@@ -104,24 +155,26 @@ class Grammars:
             matcher.fill(mask)
         return made
 
-    def _compile(self, grammar: str) -> Future[LLMatcher]:
-        self.warm()
-        found = self._compiled.get(grammar)
-        if found is None:
-            found = self._compiled[grammar] = _aside(lambda: self._made(grammar))
-            if len(self._compiled) > KEPT:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return found
-
-    def _made(self, grammar: str) -> LLMatcher:
+    def fresh(self, grammar: str) -> LLMatcher:
+        """Compiled here and now, and for the caller alone."""
         from llguidance import LLMatcher, LLParserLimits
 
-        assert self._vocabulary is not None
         limits = LLParserLimits(
-            step_lexer_fuel=FUEL, step_max_items=ITEMS, max_lexer_states=STATES, verbose_errors=False
-        )
+            initial_lexer_fuel=LEXER_FUEL, step_max_items=ITEMS, max_lexer_states=self._states,
+            verbose_errors=False,
+        )  # fmt: skip
         return LLMatcher(self._vocabulary.result(), grammar, log_level=0, limits=limits)
+
+    def _anew(self, grammar: str) -> LLMatcher:
+        """For one that failed. Who comes later shares the new lexer, not the one that is full."""
+        made, kept = self.fresh(grammar), Future[Any]()
+        kept.set_result(made.deep_copy())
+        self.keep(grammar, kept)
+        return made
+
+    def _serve(self) -> None:
+        while True:
+            self._work.get()()
 
     def _read(self) -> LLTokenizer:
         try:
@@ -138,8 +191,10 @@ class _Words:
     def __init__(self, tokenizer: Tokenizer, vocab: int, eos: Sequence[int]) -> None:
         size = min(tokenizer.size, vocab)
         self.tokens = [tokenizer.token_bytes(id) if id < size else b"" for id in range(vocab)]
-        self.special_token_ids = sorted(tokenizer.special_ids)
-        self.eos = tuple(eos) or tokenizer.eos_ids
+        self.special_token_ids = [id for id in sorted(tokenizer.special_ids) if id < vocab]
+        self.eos = tuple([id for id in (*eos, *tokenizer.eos_ids) if id < vocab])
+        if not self.eos:
+            raise InvalidField("grammar", "cannot be followed: the model names no token that ends an answer")
         self.eos_token_id = self.eos[0]
         self.bos_token_id = tokenizer.bos_id
         self._tokenizer = tokenizer
@@ -148,15 +203,11 @@ class _Words:
         return self._tokenizer.encode(text, add_special=False)
 
 
-def _aside(work: Callable[[], T]) -> Future[T]:
-    """In a thread that nobody waits for at the end."""
-    future: Future[T] = Future()
-
-    def run() -> None:
+def _settling(future: Future[Any], work: Callable[[], Any]) -> Callable[[], None]:
+    def settle() -> None:
         try:
             future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="grammar", daemon=True).start()
-    return future
+    return settle

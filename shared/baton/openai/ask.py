@@ -35,6 +35,7 @@ _PREFIX = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETION: "cmpl-"}
 _WHOLE = "log-probabilities of the prompt come with a whole answer, not in a stream"
 _LONGEST_ID = 128
 _SEEDS = 2**63
+_MOST_FORMS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +187,7 @@ def _form(request: ChatRequest, model: ServedModel, prompt: str, continued: obje
     if form.grammar and calls.grammar:
         raise InvalidField("tool_choice", f"asks for a call, and {form.field} for an answer in its form")
     form = form if form.grammar else calls
-    return form._replace(grammar=model.after_thought(form.grammar, prompt, continued))
+    return form._replace(grammar=model.after_thought(*form, prompt, continued))
 
 
 def _some(*forms: Form) -> tuple[Form, ...]:
@@ -268,6 +269,8 @@ def _generate_sampling(
     if len(given) != prompts:
         raise InvalidField(path, f"{len(given)} of them for {prompts} prompts")
     made = [one(fields, f"{path}[{place}]") for place, fields in enumerate(given)]
+    if len({sampling.grammar for sampling, _ in made}) > _MOST_FORMS:
+        raise InvalidField(path, f"at most {_MOST_FORMS} different forms in one request")
     if len({sampling.n for sampling, _ in made}) > 1:
         raise InvalidField(path, "n must be the same for every prompt")
     return tuple([sampling for sampling, _ in made]), _some(*[form for _, form in made])

@@ -28,6 +28,9 @@ Wanted = tuple[str, str, Any]
 """Field, the name of a function of `baton.grammar.forms`, and what it is given."""
 
 
+NOTHING = object()
+
+
 class Form(NamedTuple):
     grammar: str = ""
     field: str = ""
@@ -51,6 +54,8 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
     tools = {tool["function"]["name"]: tool["function"].get("parameters") for tool in request.tools or ()}
     if not tools:
         raise InvalidField("tools", "need one or more, since tool_choice asks for a call")
+    if len(tools) < len(request.tools or ()):
+        raise InvalidField("tools", "need names of their own, since tool_choice asks for a call")
     if not model.calls or model.tokenizer.token_id(calls.OPEN) in model.tokenizer.special_ids:
         raise UnsupportedField(
             "tool_choice", f"no call can be forced: the model's template has no {calls.OPEN}"
@@ -81,7 +86,7 @@ def _response_format(wanted: ResponseFormat | None) -> Iterator[Wanted]:
         case None | ResponseFormat(type="text"):
             return
         case ResponseFormat(type="json_object"):
-            yield "response_format", "json_object", None
+            yield "response_format", "json_object", NOTHING
         case ResponseFormat(type="json_schema", json_schema={"schema": schema}):
             yield "response_format.json_schema.schema", "json_schema", schema
         case ResponseFormat(type="json_schema"):
@@ -101,7 +106,7 @@ def _others(request: SampledBody) -> Iterator[Wanted]:
 def _structured(wanted: StructuredOutputs) -> Iterator[Wanted]:
     wanted.check_served("structured_outputs.")
     if wanted.json_object:
-        yield "structured_outputs.json_object", "json_object", None
+        yield "structured_outputs.json_object", "json_object", NOTHING
     yield from _vllm(wanted, "", "structured_outputs.")
 
 
@@ -127,6 +132,6 @@ def _one(wanted: list[Wanted]) -> Form:
     field, form, value = wanted[0]
     make: Callable[..., str] = getattr(forms, form)
     try:
-        return Form(make() if value is None else make(value), field)
+        return Form(make() if value is NOTHING else make(value), field)
     except forms.NoGrammar as error:
         raise InvalidField(field, str(error)) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from baton.core.errors import Misconfigured, PromptTooLong, UnknownModel
+from baton.core.errors import InvalidField, Misconfigured, PromptTooLong, UnknownModel
 from baton.openai.calls import OPEN as CALL
 from baton.openai.reasoning import CLOSE as THOUGHT_END
 from baton.openai.reasoning import Reasoning, reasoning_of
@@ -73,7 +73,7 @@ class ServedModel:
         """Its templates say how a tool is called."""
         return self.templates.mentions(CALL)
 
-    def after_thought(self, grammar: str, prompt: str, continued: object) -> str:
+    def after_thought(self, grammar: str, field: str, prompt: str, continued: object) -> str:
         """For the answer to a prompt: of a model that thinks, what comes after the thought has that form.
         Nothing comes before it where the template has closed the thought."""
         if not grammar or not self.thinks or prompt.rstrip().endswith(THOUGHT_END):
@@ -82,7 +82,10 @@ class ServedModel:
 
         begun = reasoning_of(prompt, continued) is Reasoning.BEGUN
         special = self.tokenizer.token_id(THOUGHT_END) in self.tokenizer.special_ids
-        return forms.after_thought(grammar, begun=begun, special=special)
+        try:
+            return forms.after_thought(grammar, begun=begun, special=special)
+        except forms.NoGrammar as error:
+            raise InvalidField(field, str(error)) from error
 
     def name(self, asked: str | None) -> str:
         """The name that answers carry; an error for a model that is not served."""

@@ -9,7 +9,10 @@ what to run, and its answer is relayed byte for byte. Durations, never clock tim
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
+from msgspec.structs import replace
 
 from baton.core.errors import ProtocolMismatch
 from baton.core.types import Request
@@ -49,6 +52,8 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     lender: str = ""
     """A pod that holds more of the prompt's prefix than those above: its pages may be read instead of
     computed. Empty where none does."""
+    grammars: tuple[str, ...] = ()
+    """On the wire: what answers are to follow. Requests say the place in it, in decimal."""
     timeline: bool = False
     """Tell when what happened: an event before `[DONE]`, or the answer's `baton`, carries it."""
 
@@ -58,7 +63,7 @@ _decoder: msgspec.msgpack.Decoder[Placed] = msgspec.msgpack.Decoder(Placed)
 
 
 def encode(placed: Placed) -> bytes:
-    return _encoder.encode(placed)
+    return _encoder.encode(_outbound(placed))
 
 
 def read(data: bytes) -> Placed:
@@ -68,4 +73,32 @@ def read(data: bytes) -> Placed:
         raise ProtocolMismatch(f"cannot read a placed request of {len(data)} bytes: {error}") from error
     if placed.version != VERSION:
         raise ProtocolMismatch(f"the router speaks version {placed.version}, this pod {VERSION}")
-    return placed
+    return _inbound(placed)
+
+
+def _outbound(placed: Placed) -> Placed:
+    """Each grammar once: all choices of a request may have the same, of many kilobytes."""
+    known = {one.sampling.grammar: "" for one in placed.requests if one.sampling.grammar}
+    if not known:
+        return placed
+    places = {grammar: str(place) for place, grammar in enumerate(known)}
+    requests = tuple([_following(one, places.get(one.sampling.grammar, "")) for one in placed.requests])
+    return replace(placed, requests=requests, grammars=tuple(known))
+
+
+def _inbound(placed: Placed) -> Placed:
+    if not placed.grammars:
+        return placed
+    places = {"": "", **{str(place): grammar for place, grammar in enumerate(placed.grammars)}}
+    try:
+        requests = tuple([_following(one, places[one.sampling.grammar]) for one in placed.requests])
+    except KeyError as error:
+        raise ProtocolMismatch(f"a request follows grammar {error}, of {len(placed.grammars)}") from error
+    return replace(placed, requests=requests, grammars=())
+
+
+def _following(request: Request, grammar: str) -> Request:
+    sampling = request.sampling
+    if sampling.grammar == grammar:
+        return request
+    return dataclasses.replace(request, sampling=dataclasses.replace(sampling, grammar=grammar))
