@@ -23,6 +23,8 @@ class Constrained:
     def __init__(self, grammars: Grammars | None) -> None:
         """None: nobody may ask for a grammar."""
         self.grammars = grammars
+        self._used = False
+        """Whether anybody ever asked for one: those who never do pay nothing for it."""
         self._flying = 0
         """Launched steps, not yet absorbed, that decode for somebody with a grammar."""
 
@@ -33,6 +35,7 @@ class Constrained:
             return None
         if self.grammars is None:
             raise InvalidField("grammar", "is not followed by this engine")
+        self._used = True
         return self.grammars.matcher(grammar, request.generated)
 
     def free(self, sequence: Sequence) -> bool:
@@ -41,6 +44,8 @@ class Constrained:
 
     def launched(self, spans: Listing[Span], decodes: Listing[Sequence]) -> Masks | None:
         """What a step may sample; None for anything."""
+        if not self._used:
+            return None
         sampled = [span.sequence for span in spans if span.samples] + list(decodes)
         found = [(line, one.matcher) for line, one in enumerate(sampled) if one.matcher is not None]
         if not found or self.grammars is None:
