@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tests.spawned import Spawned
 
+import openai
 from baton.tiny import model_path
 
 
@@ -30,3 +35,16 @@ class Pod(Spawned):
             if int(fields[1]) == self.process.pid and "baton.engine.process" in words:
                 found.append(int(stat.parent.name))
         return found
+
+
+@contextmanager
+def templated(folder: Path, template: str) -> Iterator[openai.OpenAI]:
+    """A client of a pod whose bundled model, called m, has another chat template; its files go there."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(Path(model_path()) / name, folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
+    with closing(Pod("--names", "m", "--engine.tokenizer", str(folder))) as pod:
+        pod.await_line("ready")
+        with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+            yield client

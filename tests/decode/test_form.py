@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from tests.decode.pods import running
-from tests.decode.served import Pod
+from tests.decode.served import templated
 
 import openai
 from baton.core.types import SamplingParams
@@ -63,23 +61,13 @@ TOOLS = [{"type": "function", "function": {"name": "count", "parameters": SCHEMA
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """The bundled model, with a template that says how tools are called."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(Path(model_path()) / name, folder)
-    config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": TEMPLATE}))
-    pod = Pod("--names", "tiny", "--engine.tokenizer", str(folder))
-    try:
-        pod.await_line("ready")
-        with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
-            yield client
-    finally:
-        pod.close()
+    with templated(tmp_path_factory.mktemp("tokenizer"), TEMPLATE) as made:
+        yield made
 
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
     said = [{"role": "user", "content": "Count the pages."}]
-    return client.chat.completions.create(model="tiny", messages=said, max_tokens=300, **more)  # type: ignore[call-overload]
+    return client.chat.completions.create(model="m", messages=said, max_tokens=300, **more)  # type: ignore[call-overload]
 
 
 def test_json_of_a_schema(client: openai.OpenAI) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.decode.served import Pod
+from tests.decode.served import templated
 
 import openai
-from baton.tiny import model_path
 
 TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' +"
@@ -27,18 +23,8 @@ ASK |= {"max_tokens": 20, "temperature": 0.0}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """The bundled model, with a template that begins a thought."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(Path(model_path()) / name, folder)
-    config = folder / "tokenizer_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": TEMPLATE}))
-    pod = Pod("--names", "m", "--engine.tokenizer", str(folder))
-    try:
-        pod.await_line("ready")
-        with openai.OpenAI(base_url=f"{pod.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
-            yield client
-    finally:
-        pod.close()
+    with templated(tmp_path_factory.mktemp("tokenizer"), TEMPLATE) as made:
+        yield made
 
 
 def ask(client: openai.OpenAI, **extra: Any) -> tuple[str | None, dict[str, Any]]:

@@ -13,6 +13,7 @@ from baton.grammar import forms
 from baton.grammar.forms import NoGrammar
 
 THINK, THOUGHT, END = 256, 257, 258
+TAGS = ("<think>", "</think>")
 
 
 class Bytes:
@@ -98,10 +99,10 @@ def test_grammars_in_two_notations(text: str) -> None:
 
 def test_an_answer_after_a_thought_of_text() -> None:
     answer = forms.choice(["yes", "no"])
-    begun = forms.after_thought(answer, begun=True, special=False)
+    begun = forms.after_thought(answer, *TAGS, begun=True, special=False)
     assert whole(begun, "hm < </thin\n</think>\n\nyes") and whole(begun, "<think>hm</think>no")
     assert not whole(begun, "yes") and not whole(begun, "hm</think>maybe")
-    may = forms.after_thought(answer, begun=False, special=False)
+    may = forms.after_thought(answer, *TAGS, begun=False, special=False)
     assert whole(may, "yes") and whole(may, "<think>hm</think>\n\nyes")
     assert not whole(may, "hm</think>yes") and not whole(may, "<think>yes")
 
@@ -109,9 +110,9 @@ def test_an_answer_after_a_thought_of_text() -> None:
 def test_an_answer_after_a_thought_between_special_tokens() -> None:
     answer = forms.json_schema(PERSON)
     ann = '{"name":"Ann","age":3}'
-    begun = forms.after_thought(answer, begun=True, special=True)
+    begun = forms.after_thought(answer, *TAGS, begun=True, special=True)
     assert whole(begun, "hm", THOUGHT, "\n\n" + ann) and not whole(begun, "hm</think>" + ann)
-    may = forms.after_thought(answer, begun=False, special=True)
+    may = forms.after_thought(answer, *TAGS, begun=False, special=True)
     assert whole(may, ann) and whole(may, THINK, "hm", THOUGHT, ann) and not whole(may, "hm", THOUGHT, ann)
 
 
@@ -138,7 +139,7 @@ def test_calls_of_tools() -> None:
     own = forms.calls({"grow": tree}, "<c>", "</c>", several=False)
     assert whole(own, '<c>{"name": "grow", "arguments": {"kid": {"kid": {}}}}</c>'), "what # means is its own"
     assert not whole(own, '<c>{"name": "grow", "arguments": {"name": "grow"}}</c>')
-    thought = forms.after_thought(some, begun=True, special=False)
+    thought = forms.after_thought(some, *TAGS, begun=True, special=False)
     assert whole(thought, f"hm</think>\n\n{find}") and not whole(thought, "hm</think>I look.")
 
 

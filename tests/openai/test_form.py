@@ -15,6 +15,7 @@ from baton.openai import ServedModel, read_chat, read_completion, read_generate
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 JSON, ANY = forms.json_schema(SCHEMA), forms.json_object()
 WORDS, DIGITS, LETTERS = forms.choice(["yes", "no"]), forms.regex("[0-9]+"), forms.ebnf('root ::= "a"+')
+TAGS = ("<think>", "</think>")
 ASKED: list[tuple[dict[str, Any], str]] = [
     ({}, ""),
     ({"response_format": {"type": "text"}}, ""),
@@ -113,11 +114,11 @@ def chat_grammar(model: ServedModel, **fields: Any) -> str:
 
 
 def test_a_model_that_thinks_may_do_so_before_it_answers_in_form(model: ServedModel) -> None:
-    assert chat_grammar(model) == forms.after_thought(WORDS, begun=False, special=False)
+    assert chat_grammar(model) == forms.after_thought(WORDS, *TAGS, begun=False, special=False)
     assert chat_grammar(model, chat_template_kwargs={"enable_thinking": False}) == WORDS
     begun = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>well"}]
     more = {"messages": begun, "continue_final_message": True}
-    assert chat_grammar(model, **more) == forms.after_thought(WORDS, begun=True, special=False)
+    assert chat_grammar(model, **more) == forms.after_thought(WORDS, *TAGS, begun=True, special=False)
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}, {"function": {"name": "g"}}]
@@ -141,7 +142,9 @@ def test_a_call_may_be_forced(
     calls = forms.calls(tools, "<tool_call>", "</tool_call>", several=several)
     assert chat_grammar(model, **PLAIN, **fields) == calls
     thinking = {**PLAIN, "chat_template_kwargs": None}
-    assert chat_grammar(model, **thinking, **fields) == forms.after_thought(calls, begun=False, special=False)
+    assert chat_grammar(model, **thinking, **fields) == forms.after_thought(
+        calls, *TAGS, begun=False, special=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,8 @@ def from_step(step: Step) -> Batch:
 
 def _masks(lines: bytes, bits: bytes) -> Masks:
     rows = _ints(lines)
-    return Masks(
-        rows, np.frombuffer(bits, dtype=np.uint8).reshape(len(rows), -1).copy()
-    )  # torch writes to it
+    # A copy: torch wants arrays that may be written to.
+    return Masks(rows, np.frombuffer(bits, dtype=np.uint8).reshape(len(rows), -1).copy())
 
 
 def _ints(data: bytes) -> Ints:

@@ -25,6 +25,7 @@ SLACK_S = 3.0
 TURN_S = 10.0
 """How long a grammar may wait for those before it."""
 KNOWN = 4096
+"""Grammars of which is remembered whether they are right."""
 TOO_MUCH = f"takes more than {CHECK_S:g} s or too much memory to compile; make it smaller"
 
 
@@ -82,6 +83,8 @@ class Checker:
         finally:
             self._turn.release()
         if wrong == TOO_MUCH and digest not in self._ended:
+            if len(self._ended) >= KNOWN:
+                self._ended.clear()
             self._ended.add(digest)
             return wrong
         self._ended.discard(digest)

@@ -48,7 +48,7 @@ def main(source: str) -> None:
 
 
 def wrong_with(grammars: Grammars, grammar: str) -> str:
-    """Nothing is kept of it: what one takes is no other's fault."""
+    """Empty for nothing. No grammar is kept: what one takes is no other's fault."""
     compiled = grammars.fresh(grammar)
     if compiled.is_error():
         return compiled.get_error().strip()[:LONGEST_WORD]

@@ -17,7 +17,6 @@ LONGEST = 1 << 17
 """Characters of a grammar: it goes to every pod that serves the request."""
 SPACE = r" |\r?\n( {0,32}|\t{0,8})"
 """Between two parts of a JSON text: a model that may go on with space does so, some for ever."""
-OPEN, CLOSE = "<think>", "</think>"
 
 
 class NoGrammar(Exception):
@@ -82,13 +81,14 @@ def ebnf(text: str) -> str:
         raise NoGrammar(f"is neither GBNF nor Lark: {error}") from error
 
 
-def after_thought(grammar: str, *, begun: bool, special: bool) -> str:
-    """The answer alone follows the grammar: a thought may come before it, or must end if it has `begun`.
-    `special`: the tags are special tokens of the model, not text."""
+def after_thought(grammar: str, opens: str, closes: str, *, begun: bool, special: bool) -> str:
+    """The answer alone follows the grammar: a thought may come before it between its tags, or must end if it
+    has `begun`. `special`: the tags are special tokens of the model, not text."""
     if special:
-        opened, thought = OPEN, f"inside {CLOSE}\ninside: /(?s:.*)/"
+        opened, thought = opens, f"inside {closes}\ninside: /(?s:.*)/"
     else:
-        opened, thought = _quoted(OPEN), "inside\ninside[lazy]: /(?s:.*)<\\/think>/"
+        end = closes.replace("/", r"\/")
+        opened, thought = _quoted(opens), f"inside\ninside[lazy]: /(?s:.*){end}/"
     start = "thought" if begun else f"({opened} thought)?"
     lark = f"start: {start} space @answer\nthought: {thought}\nspace: /[ \\n]{{0,4}}/\n"
     answer, *rest = json.loads(grammar)["grammars"]

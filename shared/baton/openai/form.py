@@ -27,8 +27,8 @@ STRUCTURED = {"json": "json_schema", "regex": "regex", "choice": "choice", "gram
 Wanted = tuple[str, str, Any]
 """Field, the name of a function of `baton.grammar.forms`, and what it is given."""
 
-
 NOTHING = object()
+"""Given to a function that takes none."""
 
 
 class Form(NamedTuple):
@@ -58,7 +58,7 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
         raise InvalidField("tools", "need names of their own, since tool_choice asks for a call")
     if not model.calls or model.tokenizer.token_id(calls.OPEN) in model.tokenizer.special_ids:
         raise UnsupportedField(
-            "tool_choice", f"no call can be forced: the model's template has no {calls.OPEN}"
+            "tool_choice", f"no call can be forced: the model writes none as text in {calls.OPEN}"
         )
     several = choice == "required" and request.parallel_tool_calls is not False
     if choice != "required":

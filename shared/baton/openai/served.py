@@ -15,6 +15,7 @@ import msgspec
 from baton.core.errors import InvalidField, Misconfigured, PromptTooLong, UnknownModel
 from baton.openai.calls import OPEN as CALL
 from baton.openai.reasoning import CLOSE as THOUGHT_END
+from baton.openai.reasoning import OPEN as THOUGHT
 from baton.openai.reasoning import Reasoning, reasoning_of
 from baton.openai.sampling import SamplingDefaults
 from baton.tokens.chat import ChatTemplates
@@ -83,7 +84,7 @@ class ServedModel:
         begun = reasoning_of(prompt, continued) is Reasoning.BEGUN
         special = self.tokenizer.token_id(THOUGHT_END) in self.tokenizer.special_ids
         try:
-            return forms.after_thought(grammar, begun=begun, special=special)
+            return forms.after_thought(grammar, THOUGHT, THOUGHT_END, begun=begun, special=special)
         except forms.NoGrammar as error:
             raise InvalidField(field, str(error)) from error
 

@@ -78,7 +78,7 @@ def read(data: bytes) -> Placed:
 
 def _outbound(placed: Placed) -> Placed:
     """Each grammar once: all choices of a request may have the same, of many kilobytes."""
-    known = {one.sampling.grammar: "" for one in placed.requests if one.sampling.grammar}
+    known = dict.fromkeys([one.sampling.grammar for one in placed.requests if one.sampling.grammar])
     if not known:
         return placed
     places = {grammar: str(place) for place, grammar in enumerate(known)}
