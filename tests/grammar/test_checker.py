@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,8 +21,6 @@ FINE = forms.json_schema({"type": "object", "properties": {"a": {"type": "intege
 SLOW = forms.json_schema({"type": "integer", "multipleOf": 99_999_989})
 ENDLESS = forms.json_schema({"allOf": [{"type": "string", "pattern": f"a{n}.*b"} for n in range(60)]})
 """Not to compile: to say why that cannot be done."""
-HEAVY = forms.regex("(a{1000}){1000}")
-"""Soon compiled, and then a second for a mask."""
 
 
 def checked(work: Callable[[Checker], Awaitable[None]], source: object = None) -> None:
@@ -55,7 +52,6 @@ async def wrong(checker: Checker, grammar: str) -> str:
         (forms.regex("[0-9"), "unclosed character class"),
         (forms.regex("(?=a)b"), "look-around"),
         (forms.ebnf("start: rule"), "rule"),
-        (HEAVY, "takes more than 0.1 s to say|fuel|too large|too big|limit"),
     ],
 )
 def test_what_cannot_be_compiled_says_why(grammar: str, says: str) -> None:
@@ -80,14 +76,13 @@ def test_many_that_are_large_are_no_fault_of_the_next() -> None:
 @pytest.mark.parametrize("grammar", [SLOW, ENDLESS], ids=["slow", "endless"])
 def test_one_that_takes_too_long_ends_its_process_and_no_more(grammar: str) -> None:
     async def work(checker: Checker) -> None:
-        await checker.check(FINE, "f")
-        for _ in range(2):  # the first may have been a busy machine
-            began = time.monotonic()
+        for time in range(2):  # the first may have been a busy machine
+            await checker.check(forms.choice([str(time)]), "f")
+            process = checker._process or pytest.fail("it has answered")
             assert "takes more than 2 s or too much memory" in await wrong(checker, grammar)
-            assert time.monotonic() - began > 0.5
-        began = time.monotonic()
-        assert "takes more than" in await wrong(checker, grammar)
-        assert time.monotonic() - began < 0.1, "known"
+            assert process.returncode is not None and checker._process is None
+        assert "takes more than 2 s" in await wrong(checker, grammar)
+        assert checker._process is None, "known: nobody was started to say so"
         await checker.check(forms.choice(["yes"]), "f")
 
     checked(work)
