@@ -15,6 +15,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from baton.core.errors import BatonError, HeadersTooLarge, InvalidRequest, TooSlow
+from baton.http.older import OLDER, unframed
 from baton.http.reply import LINGER_S, refusal
 from baton.http.settings import HttpSettings
 from baton.http.straight import EXTENSION, Straight
@@ -172,7 +173,9 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._started = cycle
-        super()._start_asgi_task(cycle, app)
+        older = cycle.scope["http_version"] == OLDER
+        self._straight.framed = not older
+        super()._start_asgi_task(cycle, unframed(app, cycle) if older else app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

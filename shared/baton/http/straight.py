@@ -17,9 +17,11 @@ EXTENSION = "baton.straight"
 class Straight:
     """One per connection; used by whichever request is being answered."""
 
-    __slots__ = ("_paused", "_transport", "_waiting")
+    __slots__ = ("_paused", "_transport", "_waiting", "framed")
 
     def __init__(self, transport: asyncio.Transport) -> None:
+        self.framed = True
+        """False while the client is one of HTTP/1.0, which knows no chunks."""
         self._transport = transport
         self._paused = False
         self._waiting: Callable[[], None] | None = None
@@ -27,7 +29,7 @@ class Straight:
     def write(self, data: bytes) -> bool:
         """Send a piece that is not empty. False: the client does not keep up, so wait before the next."""
         if not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.framed else data)
         return not self._paused
 
     def when_writable(self, call: Callable[[], None]) -> None:
