@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ USAGE = Usage(prompt_tokens=3, completion_tokens=0)
 PIECES = st.sampled_from(["<think>", "</think>", "<", "</thi", ">", " ", "\n", "a", "bc"])
 
 
-def split(text: str, reasoning: Reasoning, *places: int) -> Part:
-    splitter, parts = Splitter(reasoning), []
+def split(text: str, reasoning: Reasoning, *places: int, whole: bool = False) -> Part:
+    splitter, parts = Splitter(reasoning, whole), []
     ends = [*sorted(places), len(text)]
     for begin, end in zip([0, *ends], ends, strict=False):
         parts.append(splitter.feed(text[begin:end]))
@@ -54,7 +55,8 @@ def test_where_a_text_is_cut_makes_no_difference(
 ) -> None:
     text = "".join(pieces)
     assert split(text, reasoning, *(min(place, len(text)) for place in places)) == split(text, reasoning)
-    assert split(text, reasoning) == Splitter(reasoning).feed(text, last=True)
+    whole = Splitter(reasoning).feed(text, last=True)
+    assert split(text, reasoning) == whole == split(text, reasoning, *places, whole=True)
 
 
 def test_a_prompt_says_whether_thinking_has_begun() -> None:
@@ -77,6 +79,8 @@ def test_a_model_thinks_whose_template_knows_the_tag(model: ServedModel, llama2:
     assert asked(model, separate_reasoning=False).reasoning is None
     assert asked(llama2).reasoning is None
     assert asked(model).thoughts and not asked(model, include_reasoning=False).thoughts
+    assert asked(model, stream_reasoning=False).thought_whole
+    assert not asked(model, stream_reasoning=True).thought_whole and not asked(model).thought_whole
     going_on = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>hm"}]
     assert asked(model, messages=going_on, continue_final_message=True).reasoning is Reasoning.BEGUN
 
@@ -122,3 +126,18 @@ def test_thoughts_that_are_not_wanted_are_left_out(model: ServedModel) -> None:
     events = stream.chunk("<think>hm", [1]), stream.chunk("m</think>Yes", [2], finish=Finish.STOP)
     deltas = [json.loads(event.split(b"data: ")[1])["choices"][0]["delta"] for event in events]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "Yes"}]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_thought_may_come_in_one_piece(model: ServedModel, ended: bool) -> None:
+    asked = replace(shape(), thought_whole=True)
+    pieces = ["<think>h", "m, ", "well", "\n</think>" if ended else "", "Yes" if ended else ""]
+    for known in range(len(pieces)):  # by the client, when another goes on with the stream
+        delivered = {"delivered": range(known), "delivered_text": "".join(pieces[:known])} if known else {}
+        stream, deltas = choice_stream(asked, model.tokenizer, USAGE, **delivered), []
+        for at, text in list(enumerate(pieces))[known:]:
+            event = stream.chunk(text, [at], finish=Finish.STOP if at == len(pieces) - 1 else None)
+            deltas.append(json.loads(event.split(b"data: ")[1])["choices"][0]["delta"])
+        said = [delta for delta in deltas if delta and "role" not in delta]
+        thought = [{"reasoning_content": "hm, well"}] if not ended or known < 4 else []
+        assert said == thought + ([{"content": "Yes"}] if ended else [])

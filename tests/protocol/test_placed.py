@@ -11,7 +11,7 @@ from baton.protocol import placed
 def test_an_answer_s_shape_travels_whole() -> None:
     shape = Shape(
         endpoint=Endpoint.CHAT, id="x", model="m", created=1, reasoning=Reasoning.BEGUN, thoughts=False,
-        calls=True, one_call=True,
+        thought_whole=True, calls=True, one_call=True,
     )  # fmt: skip
     asked = Request(id="r-0", token_ids=(1, 2), sampling=SamplingParams(max_tokens=3))
     sent = placed.Placed(id="r", shape=shape, requests=(asked,), texts=("hi",))

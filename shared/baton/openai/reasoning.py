@@ -41,9 +41,11 @@ def reasoning_of(prompt: str, continued: object = "") -> Reasoning:
 class Splitter:
     """Takes one answer's text piece by piece. Space around a thought belongs to neither part."""
 
-    __slots__ = ("_held", "_state", "_without")
+    __slots__ = ("_held", "_state", "_whole", "_without")
 
-    def __init__(self, reasoning: Reasoning) -> None:
+    def __init__(self, reasoning: Reasoning, whole: bool = False) -> None:
+        """`whole`: a thought is decided when it has ended."""
+        self._whole = whole
         self._held = ""
         self._state = self._before
         self._without = self._after if reasoning is Reasoning.MAY else self._opened
@@ -73,7 +75,7 @@ class Splitter:
         if tag:
             self._held, self._state = rest, self._closed
             return Part(thought.rstrip(), self._closed(last).answer)
-        end = len(thought) if last else decided(thought, CLOSE)
+        end = len(thought) if last else 0 if self._whole else decided(thought, CLOSE)
         self._held = thought[end:]
         return Part(thought[:end], "")
 

@@ -194,7 +194,7 @@ class ChatRequest(SampledBody, kw_only=True):
     separate_reasoning: bool | None = None
     """False: what the model thinks stays in the content, tags and all."""
     stream_reasoning: bool | None = None
-    """A stream tells thoughts as they come, whatever this says."""
+    """False: a stream tells a thought in one piece."""
 
     audio: Any = None
     chat_template: Any = None

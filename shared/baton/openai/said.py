@@ -29,7 +29,9 @@ class Reader:
     def __init__(self, shape: Shape, choice: int) -> None:
         self._shape = shape
         self._choice = choice
-        self._splitter = None if shape.reasoning is None else Splitter(shape.reasoning)
+        self._splitter = None
+        if shape.reasoning is not None:
+            self._splitter = Splitter(shape.reasoning, whole=shape.thought_whole)
         self._calls = CallReader() if shape.calls else None
         self.called = 0
         """How many calls were told."""

@@ -47,6 +47,8 @@ class Shape:
     """Chat: what the model thinks is told apart from what it answers, where that begins so."""
     thoughts: bool = True
     """What is told apart as thought is told at all."""
+    thought_whole: bool = False
+    """A stream tells it in one piece, when it has ended."""
     calls: bool = False
     """Chat: calls of tools are told apart from the text."""
     one_call: bool = False
