@@ -18,7 +18,8 @@ from baton.core.types import SamplingParams
 from baton.engine import LLM
 from baton.engine.stretches import Stretches
 from baton.sampling.masks import Masks
-from baton.sampling.sampler import Picked, Places, Sampler
+from baton.sampling.places import Places
+from baton.sampling.sampler import Picked, Sampler
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.gpu
@@ -62,10 +63,13 @@ class Recorder(Sampler):
         super().__init__(inner.rows)
         self.seen: dict[tuple[int, int], torch.Tensor] = {}
 
-    def sample(self, logits: torch.Tensor, places: Places, masks: Masks | None = None) -> Picked:
+    def sample(
+        self, logits: torch.Tensor, places: Places, masks: Masks | None = None,
+        plain: torch.Tensor | None = None,
+    ) -> Picked:  # fmt: skip
         for i, (row, position) in enumerate(zip(places.host_rows, places.host_positions, strict=True)):
             self.seen[int(row), int(position)] = logits[i].float().clone()
-        return super().sample(logits, places, masks)
+        return super().sample(logits, places, masks, plain)
 
 
 def serve(directory: Path, **settings: Any) -> Inline:

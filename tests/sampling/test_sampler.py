@@ -15,8 +15,9 @@ from baton.core.errors import InvalidField
 from baton.core.types import SamplingParams
 from baton.sampling.fresh import Fresh
 from baton.sampling.masks import Masks
+from baton.sampling.places import Places
 from baton.sampling.rows import SamplingRows
-from baton.sampling.sampler import Picked, Places, Sampler, entries
+from baton.sampling.sampler import TOGETHER, Picked, Sampler, entries
 
 VOCAB = 16
 DRAWS = 1500
@@ -339,3 +340,28 @@ def test_log_probabilities_are_those_of_the_raw_logits_under_a_mask_too() -> Non
     (entry,) = entries(picked, [2])
     assert entry is not None and (entry.token_id, entry.rank) == (2, 3)
     assert [token for token, _ in entry.top] == [0, 1]
+
+
+def test_each_of_many_lines_is_what_it_is_alone() -> None:
+    """More have masks, penalties and log-probabilities than have copies of their logits at a time."""
+    ways: list[dict[str, object]] = [
+        {"repetition_penalty": 1.5}, {"top_p": 0.8}, {"temperature": 0.0, "logprobs": 2}, {},
+        {"logit_bias": ((3, 4.0),), "top_k": 4, "logprobs": 0}, {"presence_penalty": 0.4, "logprobs": 5},
+    ]  # fmt: skip
+    count = 4 * TOGETHER + 3
+    lines = [Line(i, SamplingParams(seed=i, **ways[i % 6]), output=[i % 5]) for i in range(count)]  # type: ignore[arg-type]
+    chance = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(count, VOCAB, generator=chance)
+    kept = (torch.rand(count, VOCAB, generator=chance) < 0.6).numpy()
+    bits = np.pad(np.packbits(kept, axis=1, bitorder="little"), ((0, 0), (0, 2)))
+    masked = np.asarray([i for i in range(count) if i % 4], dtype=np.int32)
+    together = sample(sampler(lines), lines, logits, Masks(masked, bits[masked]))
+    told = entries(together, [line.sampling.logprobs for line in lines])
+    for i in range(0, count, 5):
+        mask = Masks(np.zeros(1, np.int32), bits[i : i + 1]) if i % 4 else None
+        alone = sample(sampler([lines[i]]), [lines[i]], logits[i : i + 1], mask)
+        assert together.tokens[i] == alone.tokens[0]
+        if lines[i].sampling.logprobs is not None:
+            assert [told[i]] == list(entries(alone, [lines[i].sampling.logprobs]))
+        else:
+            assert told[i] is None

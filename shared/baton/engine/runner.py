@@ -26,8 +26,9 @@ from baton.engine.upload import Upload
 from baton.kernels.capture import sharing
 from baton.model.decoder import Decoder
 from baton.sampling.fresh import Ints
+from baton.sampling.places import Places
 from baton.sampling.rows import Need, SamplingRows
-from baton.sampling.sampler import Picked, Places, Sampler, entries, score
+from baton.sampling.sampler import Picked, Sampler, entries, score
 
 NO_CHANGES = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32))
 MOST_READ = 32 << 30
@@ -79,6 +80,7 @@ class Runner:
         self.graphs = self._decode_graphs(largest, only_largest)
         self.stretches = self._stretches(graph_max_tokens, usual_tokens, only_largest)
         self._capture(progress or (lambda done: None))
+        self.sampler.warm(decoder.norm.dtype)
         self._thread = _step_thread() if self.device.type == "cpu" else None
 
     def _decode_graphs(self, largest: int, only_largest: bool) -> DecodeGraphs | None:
@@ -139,7 +141,7 @@ class Runner:
         if not len(shape.places.host_rows):
             return _settled(Picked(torch.empty(0, dtype=torch.int64, device=self.device)), [], scores)
         logits = self.decoder.logits(hidden[shape.sampled] if scored else hidden)
-        picked = self._sample(logits, shape.places, batch)
+        picked = self.sampler.sample(logits, shape.places, batch.masks)
         self.last[shape.places.rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(shape.places.host_rows), scores)
 
@@ -160,7 +162,7 @@ class Runner:
             return _settled(Picked(tokens), [], [])
         at = batch.decode_positions + 1
         rows, positions = self.upload([host_rows, at])
-        picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at), batch.masks)
+        picked = self.sampler.sample(logits, Places(rows, positions, host_rows, at), batch.masks, tokens)
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(host_rows), [])
 
@@ -191,7 +193,7 @@ class Runner:
         if self._plain(batch, flat.sampled_rows):
             return _settled(Picked(tokens[at]), [], [])
         places = Places(rows, positions, flat.sampled_rows, flat.sampled_at)
-        picked = self.sampler.sample(logits[at], places, batch.masks)
+        picked = self.sampler.sample(logits[at], places, batch.masks, tokens[at])
         self.last[rows] = picked.tokens.to(torch.int32)
         return _settled(picked, self._tops(flat.sampled_rows), [])
 
@@ -251,14 +253,6 @@ class Runner:
 
     def _plain(self, batch: Batch, rows: Ints) -> bool:
         return batch.masks is None and self.sampler.plain(rows)
-
-    def _sample(self, logits: Tensor, places: Places, batch: Batch) -> Picked:
-        if self.device.type == "cuda" and self._plain(batch, places.host_rows):
-            from baton.sampling.fused import sample
-
-            temperatures, seeds = self.sampling.temperature[places.rows], self.sampling.seeds[places.rows]
-            return Picked(sample(logits, temperatures, seeds, places.positions))
-        return self.sampler.sample(logits, places, batch.masks)
 
     def _tops(self, rows: Ints) -> list[int | None]:
         if not np.bitwise_or.reduce(self.sampling.needs[rows], initial=0) & Need.LOGPROBS:

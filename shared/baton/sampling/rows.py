@@ -9,11 +9,15 @@ from __future__ import annotations
 from enum import IntFlag
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from baton.core.types import SamplingParams
 from baton.sampling.fresh import Fresh
+
+Needs = npt.NDArray[np.uint8]
+"""A `Need` for each line or row."""
 
 
 class Need(IntFlag):

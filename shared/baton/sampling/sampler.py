@@ -1,9 +1,9 @@
 """Turns logits into tokens. One call a step; on a GPU it never waits for the device.
 
 Order: log-probabilities of the raw logits; bias and the floor of `min_tokens`; penalties; grammars;
-temperature; min_p, top_k, top_p; then the Gumbel argmax: adding noise that depends only on (seed,
-position, token) and taking the largest samples the softmax exactly, and a sequence draws the same
-tokens whatever shares its batch, in whatever pod, before or after a retraction.
+temperature; min_p, top_k, top_p; then the draw (`drawing`). Lines whose logits are changed have copies of
+them, so that what one client asks for costs the others of a batch nothing; a few at a time, so that the
+copies of a large batch take little memory.
 """
 
 from __future__ import annotations
@@ -11,14 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
+from baton.sampling.drawing import Drawing, drawing
 from baton.sampling.fresh import Ints
 from baton.sampling.masks import Masks
-from baton.sampling.noise import gumbel
-from baton.sampling.rows import Need, SamplingRows, send
+from baton.sampling.places import Places
+from baton.sampling.rows import Need, Needs, SamplingRows, send
+
+CHANGES = Need.BIAS | Need.FLOOR | Need.PENALTY
+TOGETHER = 64
+"""Lines that have copies at a time; some of a MB each, a few times over."""
+
+Lines = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +36,74 @@ class Picked:
     tokens: Tensor
     """[M] int64."""
     logprobs: Tensor | None = None
-    """[M] float32, of each token."""
+    """[M] float32, of each token; of lines that did not ask it is anything."""
     ranks: Tensor | None = None
     """[M] int64, 1 is the likeliest."""
     top: tuple[Tensor, Tensor] | None = None
     """[M, MAX_TOP_LOGPROBS] log-probabilities and token ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Which row each logit line belongs to and which position its token will take, on both sides."""
-
-    rows: Tensor
-    """[M] int32 on the device."""
-    positions: Tensor
-    """[M] int32 on the device: index of the token to be sampled."""
-    host_rows: Ints
-    host_positions: Ints
-
-
 class Sampler:
-    def __init__(self, rows: SamplingRows) -> None:
+    def __init__(self, rows: SamplingRows, draws: Drawing | None = None) -> None:
         self.rows = rows
+        self._drawing = draws or drawing(rows)
+
+    def warm(self, dtype: torch.dtype) -> None:
+        """Be ready for logits of this type; copies of changed ones are float32."""
+        self._drawing.warm(dtype)
+        self._drawing.warm(torch.float32)
 
     def plain(self, host_rows: Ints) -> bool:
         """Whether these rows need no more than temperature and argmax."""
         return not np.bitwise_or.reduce(self.rows.needs[host_rows], initial=0) & ~np.uint8(Need.NOISE)
 
-    def sample(self, logits: Tensor, places: Places, masks: Masks | None = None) -> Picked:
-        """logits [M, vocab] → tokens, of those that `masks` leave; updates the penalties' counts."""
+    def sample(
+        self, logits: Tensor, places: Places, masks: Masks | None = None, plain: Tensor | None = None
+    ) -> Picked:
+        """logits [M, vocab] → tokens, of those that `masks` leave; updates the penalties' counts. `plain` are
+        the tokens that nothing but temperature would give, where they are known."""
         needs = self.rows.needs[places.host_rows]
+        changed = (needs & CHANGES) > 0
+        if masks is not None:
+            changed[masks.lines] = True
+        if changed.any():
+            tokens = self._apart(logits, needs, places, masks, plain, changed)
+        else:
+            tokens = self._drawing.draw(logits, needs, places, plain)
+        asked = np.flatnonzero(needs & Need.LOGPROBS)
+        return self._scored(logits, tokens, asked) if len(asked) else Picked(tokens)
+
+    def _apart(
+        self, logits: Tensor, needs: Needs, places: Places, masks: Masks | None, plain: Tensor | None,
+        changed: npt.NDArray[np.bool_],
+    ) -> Tensor:  # fmt: skip
+        """Draw for changed lines and for others."""
+        tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        others = np.flatnonzero(~changed)
+        if len(others):
+            some, at = places.some(others)
+            tokens[at] = self._drawing.draw(
+                logits[at], needs[others], some, None if plain is None else plain[at]
+            )
+        for lines in _parts(np.flatnonzero(changed)):
+            some, at = places.some(lines)
+            tokens[at] = self._change(logits[at].float(), needs[lines], some, _of(masks, lines))
+        return tokens
+
+    def _change(self, logits: Tensor, needs: Needs, places: Places, masks: Masks | None) -> Tensor:
+        """Draw from logits that may be overwritten."""
         every = int(np.bitwise_or.reduce(needs, initial=0))
-        raw = logits
-        if every & (Need.BIAS | Need.FLOOR | Need.PENALTY) or masks is not None:
-            logits = logits.float().clone()
-            self._bend(logits, needs, places)
+        self._bend(logits, needs, places)
         if every & Need.PENALTY:
             self._penalise(logits, needs, places)
         if masks is not None:
             forbid(logits, masks)
-        tokens = self._draw(logits, needs, places) if every & Need.NOISE else logits.argmax(dim=-1)
+        tokens = self._drawing.draw(logits, needs, places)
         if every & Need.PENALTY:
             self._count(tokens, needs, places)
-        if every & Need.LOGPROBS:
-            return score(raw, tokens)
-        return Picked(tokens)
+        return tokens
 
-    def _bend(self, logits: Tensor, needs: np.ndarray, places: Places) -> None:
+    def _bend(self, logits: Tensor, needs: Needs, places: Places) -> None:
         """Add biases; make stops impossible where min_tokens is not reached."""
         bends: list[tuple[int, int, float]] = []
         for line in np.flatnonzero(needs & (Need.BIAS | Need.FLOOR)).tolist():
@@ -88,56 +117,50 @@ class Sampler:
             added = send(np.asarray(values, dtype=np.float32), logits.device)
             logits.index_put_((index[0], index[1]), added, accumulate=True)
 
-    def _penalise(self, logits: Tensor, needs: np.ndarray, places: Places) -> None:
-        lines, rows = self._lines(needs, Need.PENALTY, places, logits.device)
-        counts, seen = self.rows.counts, self.rows.seen
+    def _penalise(self, logits: Tensor, needs: Needs, places: Places) -> None:
+        some, at = places.some(np.flatnonzero(needs & Need.PENALTY))
+        counts, seen, rows = self.rows.counts, self.rows.seen, some.rows
         assert counts is not None and seen is not None
         presence, frequency, repetition = (self.rows.numbers[k, rows, None] for k in (4, 5, 6))
         count = counts[rows]
-        values = logits[lines]
+        values = logits[at]
         met = seen[rows] | (count > 0)
         values = torch.where(met, torch.where(values > 0, values / repetition, values * repetition), values)
-        logits[lines] = values - frequency * count - presence * (count > 0)
+        logits[at] = values - frequency * count - presence * (count > 0)
 
-    def _count(self, tokens: Tensor, needs: np.ndarray, places: Places) -> None:
-        lines, rows = self._lines(needs, Need.PENALTY, places, tokens.device)
+    def _count(self, tokens: Tensor, needs: Needs, places: Places) -> None:
+        some, at = places.some(np.flatnonzero(needs & Need.PENALTY))
         assert self.rows.counts is not None
-        one = torch.ones(len(lines), dtype=torch.int32, device=tokens.device)
-        self.rows.counts.index_put_((rows, tokens[lines]), one, accumulate=True)
-
-    def _draw(self, logits: Tensor, needs: np.ndarray, places: Places) -> Tensor:
-        noisy, rows = self._lines(needs, Need.NOISE, places, logits.device)
-        scaled = logits[noisy].float() / self.rows.temperature[rows, None]
-        filtered = np.flatnonzero(needs[(needs & Need.NOISE) > 0] & Need.FILTER)
-        if len(filtered):
-            some = send(filtered, logits.device)
-            scaled[some] = self._filter(scaled[some], rows[some])
-        noise = gumbel(self.rows.seeds[rows], places.positions[noisy], logits.shape[-1])
-        drawn = (scaled + noise).argmax(dim=-1)
-        if len(noisy) == len(logits):
-            return drawn
-        tokens = logits.argmax(dim=-1)
-        tokens[noisy] = drawn
-        return tokens
-
-    def _filter(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Drop what min_p, top_k and top_p exclude; the likeliest token always stays."""
-        top_k, top_p, min_p = (self.rows.numbers[k, rows, None] for k in (1, 2, 3))
-        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + min_p.log(), float("-inf"))
-        ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-        place = torch.arange(logits.shape[-1], device=logits.device)
-        ordered = ordered.masked_fill((top_k > 0) & (place >= top_k), float("-inf"))
-        probability = ordered.softmax(dim=-1)
-        before = probability.cumsum(dim=-1) - probability
-        ordered = ordered.masked_fill((before >= top_p) & (place > 0) & (top_p < 1.0), float("-inf"))
-        return torch.empty_like(logits).scatter_(-1, index, ordered)
+        one = torch.ones(len(at), dtype=torch.int32, device=tokens.device)
+        self.rows.counts.index_put_((some.rows, tokens[at]), one, accumulate=True)
 
     @staticmethod
-    def _lines(needs: np.ndarray, need: Need, places: Places, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Which logit lines have a need, and their rows."""
-        chosen = np.flatnonzero(needs & need)
-        both = send(np.stack([chosen, places.host_rows[chosen]]).astype(np.int64), device)
-        return both[0], both[1]
+    def _scored(logits: Tensor, tokens: Tensor, asked: Lines) -> Picked:
+        count, device = len(tokens), logits.device
+        alternatives = min(MAX_TOP_LOGPROBS, logits.shape[-1])
+        logprobs = torch.zeros(count, device=device)
+        ranks = torch.zeros(count, dtype=torch.int64, device=device)
+        values = torch.zeros(count, alternatives, device=device)
+        ids = torch.zeros(count, alternatives, dtype=torch.int64, device=device)
+        for lines in _parts(asked):
+            at = send(lines, device)
+            some = score(logits[at], tokens[at])
+            assert some.logprobs is not None and some.ranks is not None and some.top is not None
+            logprobs[at], ranks[at], (values[at], ids[at]) = some.logprobs, some.ranks, some.top
+        return Picked(tokens, logprobs, ranks, (values, ids))
+
+
+def _parts(lines: Lines) -> list[Lines]:
+    return [lines[begin : begin + TOGETHER] for begin in range(0, len(lines), TOGETHER)]
+
+
+def _of(masks: Masks | None, lines: Lines) -> Masks | None:
+    """The masks of these lines, which are in order, by their places among them."""
+    if masks is None:
+        return None
+    among = np.isin(masks.lines, lines)
+    at = np.searchsorted(lines, masks.lines[among]).astype(np.int32)
+    return Masks(at, masks.bits[among]) if len(at) else None
 
 
 def forbid(logits: Tensor, masks: Masks) -> None:
