@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -67,7 +68,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
     said = [{"role": "user", "content": "Count the pages."}]
-    return client.chat.completions.create(model="m", messages=said, max_tokens=300, **more)  # type: ignore[call-overload]
+    return client.chat.completions.create(model="m", messages=said, max_tokens=900, **more)  # type: ignore[call-overload]
 
 
 def test_json_of_a_schema(client: openai.OpenAI) -> None:
@@ -91,6 +92,16 @@ def test_a_stream_and_several_choices(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "count"}}])
 def test_a_call_that_is_forced(client: openai.OpenAI, choice: Any) -> None:
+    check_forced(client, choice)
+
+
+@pytest.mark.parametrize("says", ["[TOOL_CALLS]", '{"name": …, "parameters": …} and ipython has the rest'])
+def test_a_call_that_is_forced_without_tags(tmp_path: Path, says: str) -> None:
+    with templated(tmp_path, TEMPLATE.replace("<tool_call>", says)) as client:
+        check_forced(client, "required")
+
+
+def check_forced(client: openai.OpenAI, choice: Any) -> None:
     more: dict[str, Any] = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "seed": 1}
     (whole,) = ask(client, **more).choices
     (call,) = whole.message.tool_calls

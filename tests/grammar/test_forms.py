@@ -11,6 +11,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from baton.grammar import forms
 from baton.grammar.forms import NoGrammar
+from baton.grammar.frame import Frame
 
 THINK, THOUGHT, END = 256, 257, 258
 TAGS = ("<think>", "</think>")
@@ -126,21 +127,39 @@ TOOLS = {
 }
 
 
+FRAME = Frame(opens="<c>", closes="</c>")
+
+
 def test_calls_of_tools() -> None:
-    one = forms.calls(TOOLS, "<c>", "</c>", several=False)
+    one = forms.calls(TOOLS, FRAME, several=False)
     find = '<c>\n{"name": "find", "arguments": {"what": 3}}\n</c>'
     stop = '<c>{"name":"stop","arguments":{}}</c>'
     assert whole(one, find) and whole(one, stop)
     assert not whole(one, find.replace("3", '"a"')) and not whole(one, stop.replace("stop", "go"))
     assert not whole(one, f"{find}\n{stop}") and not whole(one, "") and not whole(one, "I look. " + find)
-    some = forms.calls(TOOLS, "<c>", "</c>", several=True)
+    some = forms.calls(TOOLS, FRAME, several=True)
     assert whole(some, find) and whole(some, f"{find}\n{stop}{stop}") and not whole(some, "")
     tree = {"type": "object", "properties": {"kid": {"$ref": "#"}}, "additionalProperties": False}
-    own = forms.calls({"grow": tree}, "<c>", "</c>", several=False)
+    own = forms.calls({"grow": tree}, FRAME, several=False)
     assert whole(own, '<c>{"name": "grow", "arguments": {"kid": {"kid": {}}}}</c>'), "what # means is its own"
     assert not whole(own, '<c>{"name": "grow", "arguments": {"name": "grow"}}</c>')
     thought = forms.after_thought(some, *TAGS, begun=True, special=False)
     assert whole(thought, f"hm</think>\n\n{find}") and not whole(thought, "hm</think>I look.")
+
+
+def test_calls_without_tags() -> None:
+    find, stop = '{"name": "find", "parameters": {"what": 3}}', '{"name": "stop", "parameters": {}}'
+    bare = Frame(between=";", arguments="parameters")
+    one, some = (forms.calls(TOOLS, bare, several=several) for several in (False, True))
+    assert whole(one, find) and whole(some, stop) and whole(some, f"{find}; {stop};{stop}")
+    assert not whole(one, f"{find};{stop}") and not whole(some, f"{find};") and not whole(some, find + stop)
+    assert not whole(one, find.replace("parameters", "arguments"))
+    find, stop = (call.replace("parameters", "arguments") for call in (find, stop))
+    listed = Frame(begins="[", between=",", ends="]")
+    one, some = (forms.calls(TOOLS, listed, several=several) for several in (False, True))
+    assert whole(one, f"[{find}]") and whole(some, f"[{find}, {stop}]") and whole(some, f"[ {stop} ]")
+    assert not whole(one, find) and not whole(one, f"[{find}, {stop}]")
+    assert not whole(some, "[]") and not whole(some, f"[{find},]")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from tests.tokens import templates
 
 from baton.core.types import Finish
+from baton.grammar import forms
 from baton.openai import (
     Choice,
     Endpoint,
@@ -24,8 +26,10 @@ from baton.openai import (
     read_chat,
     response,
 )
-from baton.openai.calls import Call, CallReader
+from baton.openai.callreader import call_reader
+from baton.openai.calls import FRAMES, Call, Style
 from baton.openai.reasoning import Reasoning
+from baton.tokens.chat import ChatTemplates
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=0)
 LOOK = 'I look.\n<tool_call>\n{"name": "find", "arguments": {"what": [1, "é"]}}\n</tool_call>'
@@ -39,6 +43,12 @@ PIECES = st.sampled_from(
         "{",
         '{"name": "f"}',
         '{"name": "g", "arguments": {}}',
+        "[TOOL_CALLS]",
+        "<|python_tag|>",
+        "[",
+        "]",
+        ";",
+        ",",
         " ",
         "a",
     ]
@@ -46,8 +56,8 @@ PIECES = st.sampled_from(
 TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
 
 
-def read(text: str, *places: int) -> tuple[str, list[Call]]:
-    reader, said, calls = CallReader(), "", []
+def read(text: str, *places: int, style: Style = Style.TAGGED) -> tuple[str, list[Call]]:
+    reader, said, calls = call_reader(style), "", []
     ends = [*sorted(places), len(text)]
     for begin, end in zip([0, *ends], [*ends, None], strict=True):
         part = reader.feed(text[begin:end], last=end is None)
@@ -74,10 +84,56 @@ def test_what_stands_between_the_tags_is_a_call_if_it_is_one(text: str, said: st
     assert read(text) == (said, calls)
 
 
-@given(st.lists(PIECES, max_size=12), st.lists(st.integers(0, 90), max_size=8))
-def test_where_a_text_is_cut_makes_no_difference(pieces: list[str], places: list[int]) -> None:
+F, G = '{"name": "f", "parameters": {"a": [1, "}\\"{"]}}', '{"name":"g","arguments":{}}'
+CALL_F, CALL_G = Call("f", '{"a": [1, "}\\"{"]}'), Call("g", "{}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "calls"),
+    [
+        (F, "", [CALL_F]),
+        (f" <|python_tag|>{F}; {G}\n", "", [CALL_F, CALL_G]),
+        (f"{F} so", "so", [CALL_F]),
+        (f"{F}{G}; ", "", [CALL_F, CALL_G]),
+        (f"{F}; {{}} {G}", f"; {{}} {G}", [CALL_F]),
+        (f"I look. {F}", f"I look. {F}", []),
+        ('{"name": "f"}', '{"name": "f"}', []),
+        ('{"name": 1, "parameters": {}}', '{"name": 1, "parameters": {}}', []),
+        ('{"a": {}} then', '{"a": {}} then', []),
+        (F[:-1], F[:-1], []),
+        ("<|python_tag|>print(1)", "<|python_tag|>print(1)", []),
+        (f"[{G}]", f"[{G}]", []),
+        ("<|py", "<|py", []),
+        ("", "", []),
+    ],
+)  # fmt: skip
+def test_an_answer_may_begin_with_calls(text: str, said: str, calls: list[Call]) -> None:
+    assert read(text, style=Style.BARE) == (said, calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "calls"),
+    [
+        (f"[TOOL_CALLS] [{G}, {F}]", "", [CALL_G, CALL_F]),
+        (f"[{G}]", "", [CALL_G]),
+        (f"[TOOL_CALLS][{G}] [{G}]\n", f"[{G}]\n", [CALL_G]),
+        ("[1, 2] are two", "[1, 2] are two", []),
+        (f'[{G}, {{"name": "f"}}]', f'[{G}, {{"name": "f"}}]', []),
+        ("[]", "[]", []),
+        ("[TOOL_CALLS] none", "[TOOL_CALLS] none", []),
+        ("[TOOL_CALLS]", "[TOOL_CALLS]", []),
+        ("[TOOL", "[TOOL", []),
+        (G, G, []),
+    ],
+)
+def test_an_answer_may_begin_with_a_list_of_calls(text: str, said: str, calls: list[Call]) -> None:
+    assert read(text, style=Style.LISTED) == (said, calls)
+
+
+@given(st.lists(PIECES, max_size=12), st.lists(st.integers(0, 90), max_size=8), st.sampled_from(Style))
+def test_where_a_text_is_cut_makes_no_difference(pieces: list[str], places: list[int], style: Style) -> None:
     text = "".join(pieces)
-    assert read(text, *(min(place, len(text)) for place in places)) == read(text)
+    assert read(text, *(min(place, len(text)) for place in places), style=style) == read(text, style=style)
 
 
 def asked(model: ServedModel, **fields: Any) -> Shape:
@@ -88,22 +144,29 @@ def asked(model: ServedModel, **fields: Any) -> Shape:
 def test_calls_are_read_where_tools_were_given_and_the_template_knows_how(
     model: ServedModel, llama2: ServedModel
 ) -> None:
-    assert asked(model, tools=TOOLS).calls
-    assert asked(model, tools=TOOLS, tool_choice="auto").calls
-    assert not asked(model, tools=TOOLS, tool_choice="none").calls
-    assert not asked(model, tools=[]).calls
-    assert not asked(model).calls
-    assert not asked(llama2, tools=TOOLS).calls
+    assert asked(model, tools=TOOLS).calls is Style.TAGGED
+    assert asked(model, tools=TOOLS, tool_choice="auto").calls is Style.TAGGED
+    assert asked(model, tools=TOOLS, tool_choice="none").calls is None
+    assert asked(model, tools=[]).calls is None
+    assert asked(model).calls is None
+    assert asked(llama2, tools=TOOLS).calls is None
+    assert asked(templated(model, templates.LLAMA3), tools=TOOLS).calls is Style.BARE
+    assert asked(templated(model, templates.MISTRAL), tools=TOOLS).calls is Style.LISTED
     assert asked(model, tools=TOOLS, parallel_tool_calls=False).one_call
     assert not asked(model, tools=TOOLS, parallel_tool_calls=True).one_call
 
 
-def shape(calls: bool = True) -> Shape:
+def templated(model: ServedModel, template: str) -> ServedModel:
+    known = ChatTemplates({"default": template}, model.tokenizer.special_tokens)
+    return replace(model, templates=known, max_length=2000)
+
+
+def shape(calls: Style | None = Style.TAGGED) -> Shape:
     return Shape(endpoint=Endpoint.CHAT, id="x", model="m", created=1, calls=calls, reasoning=Reasoning.MAY)
 
 
 def whole(
-    model: ServedModel, text: str, *, calls: bool = True, finish: Finish = Finish.STOP
+    model: ServedModel, text: str, *, calls: Style | None = Style.TAGGED, finish: Finish = Finish.STOP
 ) -> dict[str, Any]:
     choice = Choice(index=0, text=text, token_ids=(1,), finish=finish, usage=USAGE)
     body = response(shape(calls), [choice], model.tokenizer)
@@ -123,7 +186,7 @@ def test_a_whole_answer_has_its_calls(model: ServedModel) -> None:
     assert whole(model, LOOK[7:])["message"]["content"] is None
     plain = whole(model, "Yes.")
     assert plain["finish_reason"] == "stop" and "tool_calls" not in plain["message"]
-    assert whole(model, LOOK, calls=False)["message"]["content"] == LOOK
+    assert whole(model, LOOK, calls=None)["message"]["content"] == LOOK
 
 
 def test_a_stream_brings_each_call_whole(model: ServedModel) -> None:
@@ -157,3 +220,34 @@ def test_who_wants_one_call_gets_the_first(model: ServedModel) -> None:
         event = stream.chunk(text, [at], finish=Finish.STOP if at == 2 else None)
         delta = json.loads(event.split(b"data: ")[1])["choices"][0]["delta"]
         assert ("tool_calls" in delta) == (at == 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [(templates.LLAMA3, F), (templates.MISTRAL, f"[TOOL_CALLS] [{G}]")],
+    ids=["llama", "mistral"],
+)
+def test_a_call_can_be_told_the_template_again(model: ServedModel, template: str, text: str) -> None:
+    """With the id that it had: Mistral's templates refuse others than they make."""
+    other = templated(model, template)
+    (call,) = whole(other, text, calls=other.calls)["message"]["tool_calls"]
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "3"},
+        {"role": "user", "content": "so?"},
+    ]
+    body = {"messages": messages, "tools": TOOLS}
+    read_back = read_chat(json.dumps(body).encode(), other, id="req-1", created=1)
+    prompt = model.tokenizer.decode(read_back.prompts[0].token_ids)
+    assert f'"{call["function"]["name"]}"' in prompt
+
+
+@pytest.mark.parametrize("template", [templates.LLAMA3, templates.MISTRAL], ids=["llama", "mistral"])
+def test_a_call_can_be_forced_however_it_is_written(model: ServedModel, template: str) -> None:
+    other = templated(model, template)
+    body = {"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS, "tool_choice": "required"}
+    asked = read_chat(json.dumps(body).encode(), other, id="req-1", created=1)
+    assert other.calls is not None
+    wanted = forms.calls({"find": {}}, FRAMES[other.calls], several=True)
+    assert asked.sampling[0].grammar == wanted

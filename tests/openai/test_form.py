@@ -11,6 +11,7 @@ import pytest
 from baton.core.errors import InvalidField
 from baton.grammar import forms
 from baton.openai import ServedModel, read_chat, read_completion, read_generate
+from baton.openai.calls import FRAMES, Style
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 JSON, ANY = forms.json_schema(SCHEMA), forms.json_object()
@@ -139,7 +140,7 @@ LARGE = {"enum": ["x" * 200_000]}
 def test_a_call_may_be_forced(
     model: ServedModel, fields: dict[str, Any], tools: dict[str, Any], several: bool
 ) -> None:
-    calls = forms.calls(tools, "<tool_call>", "</tool_call>", several=several)
+    calls = forms.calls(tools, FRAMES[Style.TAGGED], several=several)
     assert chat_grammar(model, **PLAIN, **fields) == calls
     thinking = {**PLAIN, "chat_template_kwargs": None}
     assert chat_grammar(model, **thinking, **fields) == forms.after_thought(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from baton.core.types import Finish
 from baton.openai import Delivered, Endpoint, EventRelay, ServedModel, Shape, Usage, choice_stream
+from baton.openai.calls import Style
 from baton.openai.reasoning import Reasoning
 from baton.tokens import StopStrings, detokenizer
 
@@ -65,7 +66,7 @@ def read(shape: Shape, events: bytes) -> tuple[str, str, list[str]]:
         [(Endpoint.CHAT, None), (Endpoint.CHAT, Reasoning.MAY), (Endpoint.CHAT, Reasoning.BEGUN),
          (Endpoint.GENERATE, None)]
     ),
-    st.booleans(),
+    st.sampled_from([None, *Style]),
 )  # fmt: skip
 @settings(max_examples=300)
 def test_a_broken_stream_reads_like_a_whole_one(
@@ -73,7 +74,7 @@ def test_a_broken_stream_reads_like_a_whole_one(
     parts: list[str | int],
     breaks: list[float],
     how: tuple[Endpoint, Reasoning | None],
-    calls: bool,
+    calls: Style | None,
 ) -> None:
     endpoint, reasoning = how
     shape = Shape(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baton.core.types import Request, SamplingParams
+from baton.openai.calls import Style
 from baton.openai.reasoning import Reasoning
 from baton.openai.shape import Endpoint, Shape
 from baton.protocol import placed
@@ -11,7 +12,7 @@ from baton.protocol import placed
 def test_an_answer_s_shape_travels_whole() -> None:
     shape = Shape(
         endpoint=Endpoint.CHAT, id="x", model="m", created=1, reasoning=Reasoning.BEGUN, thoughts=False,
-        thought_whole=True, calls=True, one_call=True,
+        thought_whole=True, calls=Style.LISTED, one_call=True,
     )  # fmt: skip
     asked = Request(id="r-0", token_ids=(1, 2), sampling=SamplingParams(max_tokens=3))
     sent = placed.Placed(id="r", shape=shape, requests=(asked,), texts=("hi",))

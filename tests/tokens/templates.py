@@ -119,6 +119,35 @@ LLAMA3 = """
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}
 """
 
+MISTRAL = """
+{{- bos_token }}
+{%- set place = namespace(at=0) %}
+{%- for message in messages %}
+    {%- if message.role == "user" %}
+        {%- if tools is not none and loop.last %}
+            {{- "[AVAILABLE_TOOLS] " + (tools | tojson) + "[/AVAILABLE_TOOLS]" }}
+        {%- endif %}
+        {{- "[INST] " + message.content + "[/INST]" }}
+    {%- elif message.tool_calls is defined and message.tool_calls is not none %}
+        {{- "[TOOL_CALLS] [" }}
+        {%- for call in message.tool_calls %}
+            {{- (call.function | tojson)[:-1] }}
+            {%- if not call.id is defined or call.id | length != 9 %}
+                {{- raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}
+            {%- endif %}
+            {{- ', "id": "' + call.id + '"}' + (", " if not loop.last else "]" + eos_token) }}
+        {%- endfor %}
+    {%- elif message.role == "assistant" %}
+        {{- " " + message.content | trim + eos_token }}
+    {%- elif message.role == "tool" %}
+        {{- '[TOOL_RESULTS] {"content": ' + message.content + ', ' }}
+        {{- '"call_id": "' + message.tool_call_id + '"}' }}
+        {{- "[/TOOL_RESULTS]" }}
+    {%- endif %}
+{%- endfor %}
+"""
+"""After Mistral's third: it takes no ids of calls but its own."""
+
 CHATML = """{# blocks on lines of their own, so that trimming matters #}
 {% if messages[0]['role'] != 'system' %}
 <|im_start|>system

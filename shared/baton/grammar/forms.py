@@ -13,6 +13,8 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
+from baton.grammar.frame import Frame
+
 LONGEST = 1 << 17
 """Characters of a grammar: it goes to every pod that serves the request."""
 SPACE = r" |\r?\n( {0,32}|\t{0,8})"
@@ -32,23 +34,29 @@ def json_object() -> str:
     return json_schema({"type": "object"})
 
 
-def calls(tools: Mapping[str, Any], opens: str, closes: str, *, several: bool) -> str:
-    """One call of these tools, or `several`, each between two tags of text. `tools`: name → schema of its
-    arguments, each a grammar of its own, so that what it refers to in itself is found."""
+def calls(tools: Mapping[str, Any], frame: Frame, *, several: bool) -> str:
+    """One call of these tools, or `several`. `tools`: name → schema of its arguments, each a grammar of its
+    own, so that what it refers to in itself is found."""
     schemas = [{"type": "object"} if schema is None else schema for schema in tools.values()]
     made = [{**_json(schema), "name": f"args{place}"} for place, schema in enumerate(schemas)]
-    rules = [f"tool{place}: {_call(name, f'@args{place}')}" for place, name in enumerate(tools)]
+    key = frame.arguments
+    rules = [f"tool{place}: {_call(name, key, f'@args{place}')}" for place, name in enumerate(tools)]
     choices = " | ".join(f"tool{place}" for place in range(len(tools)))
-    call = f"{_quoted(opens)} edge ({choices}) edge {_quoted(closes)}"
-    start = "call (edge call)*" if several else "call"
+    call = _words(frame.opens, f"edge ({choices}) edge", frame.closes)
+    more = f"({_words('', 'edge', frame.between)} call)*" if several else ""
+    start = _words(frame.begins, f"edge call {more} edge", frame.ends)
     space = ["edge: /[ \\n]{0,2}/", f"space: /({SPACE})?/"]
     lark = "\n".join([f"start: {start}", f"call: {call}", *rules, *space]) + "\n"
     return _whole({"lark_grammar": lark}, *made)
 
 
-def _call(name: str, arguments: str) -> str:
+def _words(first: str, rule: str, last: str) -> str:
+    return " ".join([*([_quoted(first)] if first else []), rule, *([_quoted(last)] if last else [])])
+
+
+def _call(name: str, key: str, arguments: str) -> str:
     """JSON of a call, as a rule."""
-    words = ("{", '"name"', ":", json.dumps(name), ",", '"arguments"', ":", None, "}")
+    words = ("{", '"name"', ":", json.dumps(name), ",", json.dumps(key), ":", None, "}")
     return " space ".join([arguments if word is None else _quoted(word) for word in words])
 
 

@@ -131,7 +131,7 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
         reasoning=reasoning_of(prompt.text or "", continued) if apart else None,
         thoughts=request.include_reasoning is not False,
         thought_whole=request.stream_reasoning is False,
-        calls=model.calls and bool(request.tools) and request.tool_choice != "none",
+        calls=model.calls if request.tools and request.tool_choice != "none" else None,
         one_call=request.parallel_tool_calls is False,
     )
     return replace(asked, shape=shape, forms=_some(form))

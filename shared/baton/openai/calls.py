@@ -1,20 +1,49 @@
-"""Reads the tools that a model calls out of its answer: JSON between `<tool_call>` and `</tool_call>`.
+"""How models write the calls of tools, and one call out of such a text.
 
-So do Qwen and Hermes models, as their chat templates tell them to: by a template that knows the tag a service
-knows such a model. What is between the tags and is no call stays text, tags and all. A call is told when it
-is whole; what is held back depends on the text alone, so whoever goes on with an answer feeds it what its
-client has.
+A chat template tells its model how to call, so by the template a service knows. Three ways are read: JSON
+between two tags, anywhere in an answer (Qwen, Hermes); answers that begin with such JSON (Llama 3) or with a
+list of it (Mistral).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 import msgspec
 
-from baton.openai.tags import decided
+from baton.grammar.frame import Frame
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+LIST = "[TOOL_CALLS]"
+PYTHON = "<|python_tag|>"
+
+
+class Style(Enum):
+    TAGGED = "tagged"
+    """`<tool_call>{"name": …, "arguments": …}</tool_call>`"""
+    BARE = "bare"
+    """`{"name": …, "parameters": …}`, several with `;` between them"""
+    LISTED = "listed"
+    """`[TOOL_CALLS] [{"name": …, "arguments": …}, …]`"""
+
+
+def style_of(mentions: Callable[[str], bool]) -> Style | None:
+    """`mentions`: whether the template has these words."""
+    if mentions(OPEN):
+        return Style.TAGGED
+    if mentions(LIST):
+        return Style.LISTED
+    return Style.BARE if mentions('"parameters": ') and mentions("ipython") else None
+
+
+FRAMES = {
+    Style.TAGGED: Frame(opens=OPEN, closes=CLOSE),
+    Style.BARE: Frame(between=";", arguments="parameters"),
+    Style.LISTED: Frame(begins="[", between=",", ends="]"),
+}
+"""What is asked of models that are made to call; those of the last two leave out a tag that is no text."""
 
 
 class Call(NamedTuple):
@@ -36,58 +65,31 @@ class _Written(msgspec.Struct):
 
 
 _NONE = b"{}"
-_decode = msgspec.json.Decoder(_Written).decode
-
-
-class CallReader:
-    """Takes one answer's text piece by piece. Space around a call belongs to nothing."""
-
-    __slots__ = ("_after_call", "_held")
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._after_call = False
-
-    def feed(self, text: str, last: bool = False) -> Read:
-        """What this piece decides; `last`: nothing follows, so nothing is held back."""
-        self._held += text
-        texts: list[str] = []
-        calls: list[Call] = []
-        while True:
-            begin = self._held.find(OPEN)
-            end = self._held.find(CLOSE, begin + len(OPEN)) if begin >= 0 else -1
-            if end < 0:
-                break
-            call = read_call(self._held[begin + len(OPEN) : end])
-            if call is None:
-                texts.append(self._passed(end + len(CLOSE)))
-            else:
-                texts.append(self._passed(begin).rstrip())
-                self._held = self._held[end + len(CLOSE) - begin :]
-                calls.append(call)
-                self._after_call = True
-        texts.append(self._passed(len(self._held) if last else self._decided()))
-        return Read("".join(texts), tuple(calls))
-
-    def _decided(self) -> int:
-        """How much of what is held is text, whatever follows."""
-        begin = self._held.find(OPEN)
-        return decided(self._held, OPEN) if begin < 0 else len(self._held[:begin].rstrip())
-
-    def _passed(self, end: int) -> str:
-        passed, self._held = self._held[:end], self._held[end:]
-        if self._after_call:
-            passed = passed.lstrip()
-            self._after_call = not passed
-        return passed
+_call = msgspec.json.Decoder(_Written).decode
+_calls = msgspec.json.Decoder(list[_Written]).decode
+_WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_call(text: str) -> Call | None:
     try:
-        written = _decode(text)
-        arguments = bytes(written.arguments or written.parameters or _NONE).strip()
-        if arguments.startswith(b'"'):
-            return Call(written.name, msgspec.json.decode(arguments, type=str))
-        return Call(written.name, (_NONE if arguments == b"null" else arguments).decode())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _read(_call(text))
+    except _WRONG:
         return None
+
+
+def read_all(text: str) -> tuple[Call, ...]:
+    """One call or a list of them, each with arguments: without tags nothing else tells it from other JSON."""
+    try:
+        found = _calls(text) if text.startswith("[") else [_call(text)]
+        if all(one.arguments or one.parameters for one in found):
+            return tuple([_read(one) for one in found])
+    except _WRONG:
+        pass
+    return ()
+
+
+def _read(written: _Written) -> Call:
+    arguments = bytes(written.arguments or written.parameters or _NONE).strip()
+    if arguments.startswith(b'"'):
+        return Call(written.name, msgspec.json.decode(arguments, type=str))
+    return Call(written.name, (_NONE if arguments == b"null" else arguments).decode())

@@ -56,10 +56,11 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
         raise InvalidField("tools", "need one or more, since tool_choice asks for a call")
     if len(tools) < len(request.tools or ()):
         raise InvalidField("tools", "need names of their own, since tool_choice asks for a call")
-    if not model.calls or model.tokenizer.token_id(calls.OPEN) in model.tokenizer.special_ids:
-        raise UnsupportedField(
-            "tool_choice", f"no call can be forced: the model writes none as text in {calls.OPEN}"
-        )
+    if model.calls is None:
+        raise UnsupportedField("tool_choice", "no call can be forced: the model's template tells of none")
+    frame, tokens = calls.FRAMES[model.calls], model.tokenizer
+    if frame.opens and tokens.token_id(frame.opens) in tokens.special_ids:
+        raise UnsupportedField("tool_choice", f"no call can be forced: {frame.opens} is a token, and no text")
     several = choice == "required" and request.parallel_tool_calls is not False
     if choice != "required":
         name = _chosen(choice)
@@ -69,7 +70,7 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
     from baton.grammar import forms
 
     try:
-        return Form(forms.calls(tools, calls.OPEN, calls.CLOSE, several=several), "tools")
+        return Form(forms.calls(tools, frame, several=several), "tools")
     except forms.NoGrammar as error:
         raise InvalidField("tools", f"have parameters of which one {error}") from error
 

@@ -6,7 +6,8 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from baton.core.types import Finish
-from baton.openai.calls import CallReader
+from baton.openai.callreader import call_reader
+from baton.openai.calls import Style
 from baton.openai.reasoning import Splitter
 from baton.openai.shape import Shape
 
@@ -32,7 +33,7 @@ class Reader:
         self._splitter = None
         if shape.reasoning is not None:
             self._splitter = Splitter(shape.reasoning, whole=shape.thought_whole)
-        self._calls = CallReader() if shape.calls else None
+        self._calls = None if shape.calls is None else call_reader(shape.calls)
         self.called = 0
         """How many calls were told."""
 
@@ -54,6 +55,8 @@ class Reader:
     def _call(self, name: str, arguments: str) -> dict[str, Any]:
         # The same id wherever a stream goes on.
         about = f"{self._shape.id}/{self._choice}/{self.called}".encode()
-        id = f"call_{blake2b(about, digest_size=12, person=b'baton.call').hexdigest()}"
+        digest = blake2b(about, digest_size=12, person=b"baton.call").hexdigest()
+        # Mistral's templates take ids of nine characters alone, and no others.
+        id = digest[:9] if self._shape.calls is Style.LISTED else f"call_{digest}"
         self.called += 1
         return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from baton.core.errors import InvalidField, Misconfigured, PromptTooLong, UnknownModel
-from baton.openai.calls import OPEN as CALL
+from baton.openai.calls import Style, style_of
 from baton.openai.reasoning import CLOSE as THOUGHT_END
 from baton.openai.reasoning import OPEN as THOUGHT
 from baton.openai.reasoning import Reasoning, reasoning_of
@@ -70,9 +70,9 @@ class ServedModel:
         return self.templates.mentions(THOUGHT_END)
 
     @property
-    def calls(self) -> bool:
-        """Its templates say how a tool is called."""
-        return self.templates.mentions(CALL)
+    def calls(self) -> Style | None:
+        """How its templates say that a tool is called, if they do."""
+        return style_of(self.templates.mentions)
 
     def after_thought(self, grammar: str, field: str, prompt: str, continued: object) -> str:
         """For the answer to a prompt: of a model that thinks, what comes after the thought has that form.

@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from baton.core.types import Finish, TokenLogprob
+from baton.openai.calls import Style
 from baton.openai.reasoning import Reasoning
 
 
@@ -49,8 +50,8 @@ class Shape:
     """What is told apart as thought is told at all."""
     thought_whole: bool = False
     """A stream tells it in one piece, when it has ended."""
-    calls: bool = False
-    """Chat: calls of tools are told apart from the text."""
+    calls: Style | None = None
+    """Chat: calls of tools, so written, are told apart from the text."""
     one_call: bool = False
     """Of those only the first is told."""
     ticket: str = ""
@@ -62,7 +63,7 @@ class Shape:
     @property
     def plain(self) -> bool:
         """The text is told as it is."""
-        return self.reasoning is None and not self.calls
+        return self.reasoning is None and self.calls is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
