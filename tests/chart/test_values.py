@@ -60,6 +60,10 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"prefill": {"config": {"engine": {"kv_cache_dtype": "fp8"}}}},
         "prefill.config.engine.kv_cache_dtype",
     ),
+    "port": ({"decode": {"config": {"http": {"port": 80}}}}, "decode.config.http: leave out"),
+    "metrics": ({"router": {"config": {"http": {"metrics_port": 80}}}}, "router.config.http: leave out"),
+    "grace": ({"prefill": {"config": {"drain_s": 900}}}, "prefill.drainSeconds"),
+    "limit": ({"decode": {"config": {"limits": {"drain_s": 900}}}}, "decode.drainSeconds"),
     "gpu on cpu": ({"decode": {"gpu": {"visibleDevices": "0"}}}, "needs device cuda"),
     "gpu count": (GPU | {"decode": {"gpu": {"visibleDevices": "0,1"}}}, "another number of GPUs"),
 }

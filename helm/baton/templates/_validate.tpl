@@ -18,6 +18,8 @@
 {{- $own := get $v $name -}}
 {{- if gt (int $own.autoscaling.minReplicas) (int $own.autoscaling.maxReplicas) }}{{ fail (printf "%s.autoscaling.minReplicas: %v is above maxReplicas, %v" $name $own.autoscaling.minReplicas $own.autoscaling.maxReplicas) }}{{ end -}}
 {{- if and $own.autoscaling.enabled (eq $own.autoscaling.kind "keda") (not $own.autoscaling.keda.serverAddress) }}{{ fail (printf "%s.autoscaling.keda.serverAddress: where is Prometheus?" $name) }}{{ end -}}
+{{- with $own.config.http }}{{ if or (hasKey . "port") (hasKey . "metrics_port") }}{{ fail (printf "%s.config.http: leave out port and metrics_port, which probes, services and policies know as they are" $name) }}{{ end }}{{ end -}}
+{{- if or (hasKey $own.config "drain_s") (hasKey ($own.config.limits | default dict) "drain_s") }}{{ fail (printf "%s.config: drain_s belongs under %s.drainSeconds, which the pods' grace follows" $name $name) }}{{ end -}}
 {{- end -}}
 {{- range $name := list "prefill" "decode" -}}
 {{- $own := get $v $name -}}
