@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import httpx
@@ -51,10 +50,10 @@ def test_nobody_waits_for_a_grammar_that_takes_long(stage: Stage, router: Router
         slow = {**SLOW, "multipleOf": 99_999_971}
         thread = threading.Thread(target=lambda: answers.append(ask(http, guided_json=slow)))
         thread.start()
-        time.sleep(0.5)
-        began = time.monotonic()
-        for _ in range(5):
+        served = 0
+        while not answers:  # two seconds of a core, and the start of its process
             assert ask(http).status_code == 200
-        assert time.monotonic() - began < 1.0 and not answers
+            served += not answers
+        assert served > 5
         thread.join(20)
         assert answers[0].status_code == 400
