@@ -15,7 +15,7 @@ from baton.sampling.noise import gumbel
 
 CLOSE = 2e-4
 """Two candidates closer than this may swap on the GPU, whose fast logarithm differs in the last bits."""
-SMALL = {"few": 16, "chunk": 128, "block": 64}
+SMALL = {"few": 16, "chunk": 128, "block": 64, "wide": 64}
 """Few rows of few tokens then go every way that many do."""
 
 pytestmark = QUIET

@@ -25,6 +25,8 @@ BLOCK = 1024
 """Vocabulary entries per pass of a program."""
 CHUNK = 8 * BLOCK
 """Of a row, for one program."""
+WIDE = 4 * BLOCK
+"""The same where one program reads a whole row."""
 FEW = 1024
 """Tokens that are sorted in one program."""
 POINTERS = [
@@ -102,8 +104,11 @@ def _weigh(
     mark = tl.arange(0, MARKS)
     count = tl.zeros([MARKS, BLOCK], tl.int32)
     mass = tl.zeros([MARKS, BLOCK], tl.float32)
-    for at in range(0, CHUNK, BLOCK):
-        below, left = _near(_load(row, part * CHUNK + at + lane, vocab), top, scale, floor)
+    begin, end = part * CHUNK, tl.minimum(vocab, (part + 1) * CHUNK)
+    following = _load(row, begin + lane, end)
+    for at in range(begin, begin + CHUNK, BLOCK):
+        x, following = following, _load(row, at + BLOCK + lane, end)
+        below, left = _near(x, top, scale, floor)
         weight = tl.where(left, tl.exp(below), 0.0)
         within = left[None, :] & (below[None, :] >= -_distance(mark)[:, None])
         count += within.to(tl.int32)
@@ -280,10 +285,13 @@ def _draw_many(
     row = logits + line.to(tl.int64) * stride
     top = _top(tops, k, parts, PARTS)
     nothing = tl.full([], float("-inf"), tl.float32)
-    low = _step_of(nothing, BITS)
-    if nearest < MARKS - 1:  # a little farther than the mark, for whatever was rounded
+    low, highest = _step_of(nothing, BITS), _step_of(top, BITS) + 1
+    high = highest
+    # Between the mark that suffices and the one before, and a little farther for whatever was rounded.
+    if nearest < MARKS - 1:
         low = tl.maximum(low, _step_of(top - tl.div_rn(_distance(nearest) * 1.001, scale), BITS) - 1)
-    high = _step_of(top, BITS) + 1
+    if nearest > 0:
+        high = tl.minimum(high, _step_of(top - tl.div_rn(_distance(nearest - 1) * 0.999, scale), BITS) + 2)
     # `cut` is the least logit that stays, and `equal` how many of those that have it do.
     cut, equal = nothing, vocab
     if (top_k > 0) & (found.to(tl.float32) >= top_k):
@@ -293,9 +301,9 @@ def _draw_many(
         _, _, more, _, _, mass = _tally(row, vocab, top, scale, floor, cut, cut, above, BLOCK)
         equal = top_k.to(tl.int32) - more
         whole = mass + equal.to(tl.float32) * tl.exp((cut - top) * scale)
-        low = step
-    elif top_k > 0:
-        whole = tl.sum(tl.where(tl.arange(0, MARKS) == nearest, _totals(masses, k, parts, PARTS), 0.0), 0)
+        low, high = step, highest
+    elif top_k > 0:  # of more tokens than there are
+        high = highest
     if top_p < 1:
         goal = _goal(top_p, whole)
         step = _search(row, vocab, top, scale, floor, low, high, goal, False, BITS, BLOCK)
@@ -338,6 +346,7 @@ def choose(
     few: int = FEW,
     chunk: int = CHUNK,
     block: int = BLOCK,
+    wide: int = WIDE,
 ) -> None:
     """A token for each of `lines` [K] int32, into `out` [M] int64.
 
@@ -347,7 +356,7 @@ def choose(
     vocab = logits.shape[1]
     parts = triton.cdiv(vocab, chunk)
     grid, rows = (len(lines), parts), numbers.shape[1]
-    whole = torch.empty((4, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
+    whole = torch.empty((3, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
     tops, masses, counts = whole[0], whole[1], whole[2].view(torch.int32)
     values = torch.empty((len(lines), few), dtype=torch.float32, device=logits.device)
     tokens = torch.empty((len(lines), few), dtype=torch.int32, device=logits.device)
@@ -367,5 +376,5 @@ def choose(
     )  # fmt: skip
     _draw_many[grid[:1]](
         logits, lines, owners, numbers, rows, seeds, positions, *sums, out, vocab, logits.stride(0), parts,
-        FEW=few, BITS=bits, BLOCK=block, FAST=logits.is_cuda, num_warps=8, **size,
+        FEW=few, BITS=bits, BLOCK=wide, FAST=logits.is_cuda, num_warps=16, **size,
     )  # fmt: skip
