@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401  # pytest's plugin would import it late, which CPython 3.11 may fail at
+import hypothesis  # pytest's plugin would import it late, which CPython 3.11 may fail at
 import pytest
 from tests.running import Running
 
+# A busy machine may take any time for an example.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 # Before any test imports torch; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

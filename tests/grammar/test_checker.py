@@ -90,6 +90,7 @@ def test_one_that_takes_too_long_ends_its_process_and_no_more(grammar: str) -> N
 
 def test_many_ask_at_once() -> None:
     async def work(checker: Checker) -> None:
+        await checker.check(FINE, "f")
         asked: list[Any] = [checker.check(forms.choice([str(n)]), "f") for n in range(40)]
         asked += [wrong(checker, forms.regex(f"[{n}")) for n in range(5)]
         await asyncio.gather(*asked)

@@ -16,8 +16,8 @@ from baton.http import HttpServer, HttpSettings, Reply, application
 from baton.http.straight import straight_of
 
 SETTINGS = HttpSettings(
-    host="127.0.0.1", port=0, max_header_bytes=2048, max_body_bytes=100_000, header_s=1, body_s=1,
-    keep_alive_s=1,
+    host="127.0.0.1", port=0, max_header_bytes=2048, max_body_bytes=100_000, header_s=10, body_s=10,
+    keep_alive_s=10,
 )  # fmt: skip
 PIECES = [b"data: %d\n\n" % number for number in range(6)]
 

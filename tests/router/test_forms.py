@@ -54,6 +54,6 @@ def test_nobody_waits_for_a_grammar_that_takes_long(stage: Stage, router: Router
         while not answers:  # two seconds of a core, and the start of its process
             assert ask(http).status_code == 200
             served += not answers
-        assert served > 5
+        assert served > 2
         thread.join(20)
         assert answers[0].status_code == 400

@@ -53,7 +53,7 @@ def test_a_request_that_was_not_begun_may_change_its_model_and_a_stream_may_not(
         answers: list[httpx.Response] = []
 
         def asking(stream: bool) -> None:
-            answers.append(ask(router, stream=stream))
+            answers.append(ask(router, stream=stream, max_tokens=900))
 
         threads = [threading.Thread(target=asking, args=(stream,)) for stream in (False, True)]
         for thread in threads:
@@ -65,7 +65,7 @@ def test_a_request_that_was_not_begun_may_change_its_model_and_a_stream_may_not(
         for thread in threads:
             thread.join(20)
         whole, stream = sorted(answers, key=lambda answer: "event-stream" in answer.headers["content-type"])
-        assert whole.json()["choices"][0]["text"] == expected(PROMPT, 30) and hashed_for(new)
+        assert whole.json()["choices"][0]["text"] == expected(PROMPT, 900) and hashed_for(new)
         assert '"code":"peer_lost"' in stream.text and "[DONE]" not in stream.text
         stage.leave(new)
 
@@ -92,10 +92,10 @@ def test_a_pod_that_leaves_sends_nobody_away_while_another_model_s_is_there(
 def test_a_request_between_two_models_waits_for_the_pods_that_come(stage: Stage) -> None:
     """The new one has prefill pods and no decode pods yet, the old one's prefill pods have gone, and nobody
     computes prompts by itself."""
-    router = Router(stage.redis.url, "--placement.local", "false", "--retry.wait_s", "5")
+    router = Router(stage.redis.url, "--placement.local", "false", "--retry.wait_s", "18")
     with closing(router), stage.playing(router, "old-d", role="decode", fingerprint="old"):
         alone = ask(router)
-        assert (alone.status_code, alone.elapsed.total_seconds() < 2) == (503, True), "nobody is coming"
+        assert (alone.status_code, alone.elapsed.total_seconds() < 9) == (503, True), "nobody is coming"
         prefill = stage.worker("new-p", role="prefill", fingerprint="new")
         router.await_fleet("old-d", "new-p")
         with ThreadPoolExecutor() as threads:

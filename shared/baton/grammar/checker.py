@@ -71,7 +71,7 @@ class Checker:
 
     async def _ask(self, grammar: str, digest: bytes) -> str:
         try:
-            async with asyncio.timeout(TURN_S):
+            async with asyncio.timeout(TURN_S if self._process else TURN_S + START_S):
                 await self._turn.acquire()
         except TimeoutError:
             raise Refused("too many new grammars are being compiled; try again") from None

@@ -44,7 +44,7 @@ def calls(tools: Mapping[str, Any], frame: Frame, *, several: bool) -> str:
     choices = " | ".join(f"tool{place}" for place in range(len(tools)))
     call = _words(frame.opens, f"edge ({choices}) edge", frame.closes)
     more = f"({_words('', 'edge', frame.between)} call)*" if several else ""
-    start = _words(frame.begins, f"edge call {more} edge", frame.ends)
+    start = _words(frame.begins, f"edge call {more} edge" if frame.ends else f"call {more}", frame.ends)
     space = ["edge: /[ \\n]{0,2}/", f"space: /({SPACE})?/"]
     lark = "\n".join([f"start: {start}", f"call: {call}", *rules, *space]) + "\n"
     return _whole({"lark_grammar": lark}, *made)

@@ -15,6 +15,7 @@ from typing import Any
 from baton.core.errors import InvalidField, UnsupportedField
 from baton.core.types import Request, SamplingParams
 from baton.openai.bookmark import HEADER, ticket_of
+from baton.openai.calls import Style
 from baton.openai.decode import convert_field, decode_body
 from baton.openai.form import Form, forced_calls, form_of, form_of_generate
 from baton.openai.prompt import MAX_PROMPTS, chat_prompt, completion_prompts, generate_prompts, is_batch
@@ -126,13 +127,17 @@ def read_chat(body: bytes, model: ServedModel, *, id: str, created: int) -> Aske
     sampling = chat_sampling(request, model.defaults, form.grammar)
     asked = _asked(request, model, name, Endpoint.CHAT, id, created, "messages", (prompt,), sampling)
     apart = model.thinks and request.separate_reasoning is not False
+    # Tools may be called by whoever may answer as it likes, or must call.
+    free = request.tool_choice != "none" and (not form.grammar or request.tool_choice not in (None, "auto"))
+    calls = model.calls if request.tools and free else None
     shape = replace(
         asked.shape,
         reasoning=reasoning_of(prompt.text or "", continued) if apart else None,
         thoughts=request.include_reasoning is not False,
         thought_whole=request.stream_reasoning is False,
-        calls=model.calls if request.tools and request.tool_choice != "none" else None,
-        one_call=request.parallel_tool_calls is False,
+        calls=calls,
+        tools=_tool_names(request) if calls not in (None, Style.TAGGED) else (),
+        one_call=request.parallel_tool_calls is False or model.one_call,
     )
     return replace(asked, shape=shape, forms=_some(form))
 
@@ -189,6 +194,10 @@ def _form(request: ChatRequest, model: ServedModel, prompt: str, continued: obje
         raise InvalidField("tool_choice", f"asks for a call, and {form.field} for an answer in its form")
     form = form if form.grammar else calls
     return form._replace(grammar=model.after_thought(*form, prompt, continued))
+
+
+def _tool_names(request: ChatRequest) -> tuple[str, ...]:
+    return tuple([tool["function"]["name"] for tool in request.tools or ()])
 
 
 def _some(*forms: Form) -> tuple[Form, ...]:

@@ -6,10 +6,16 @@ whoever goes on with an answer feeds it what its client has.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from baton.openai.calls import CLOSE, LIST, OPEN, PYTHON, Call, Read, Style, read_all, read_call
 from baton.openai.tags import decided
+
+GAP = " \t\r\n;"
+"""What may stand between two calls without tags."""
+MOST_SPACE = 64
+"""Before the first of them: what is held back is looked at again with each piece."""
 
 
 class CallReader(Protocol):
@@ -20,8 +26,9 @@ class CallReader(Protocol):
         ...
 
 
-def call_reader(style: Style) -> CallReader:
-    return Tagged() if style is Style.TAGGED else Untagged(style)
+def call_reader(style: Style, tools: Collection[str]) -> CallReader:
+    """`tools`: of which a call names one, where no tag tells it from other JSON."""
+    return Tagged() if style is Style.TAGGED else Untagged(style, tools)
 
 
 class Tagged:
@@ -71,9 +78,11 @@ class Untagged:
 
     __slots__ = (
         "_after_call", "_begun", "_depth", "_escaped", "_held", "_opens", "_quoted", "_seen", "_tag", "_text",
+        "_tools",
     )  # fmt: skip
 
-    def __init__(self, style: Style) -> None:
+    def __init__(self, style: Style, tools: Collection[str]) -> None:
+        self._tools = frozenset(tools)
         self._opens, self._tag = ("[", LIST) if style is Style.LISTED else ("{", PYTHON)
         self._held = ""
         self._begun = self._after_call = False
@@ -85,6 +94,8 @@ class Untagged:
 
     def feed(self, text: str, last: bool = False) -> Read:
         self._held += text
+        if self._after_call:
+            self._held = self._held.lstrip(GAP)
         calls: list[Call] = []
         while not self._text and (found := self._next()):
             calls += found
@@ -98,24 +109,23 @@ class Untagged:
         end = self._end(body) if body.startswith(self._opens) else 0
         if end is None:
             return ()
-        found = read_all(body[:end])
+        found = read_all(body[:end], self._tools)
         if found:
-            self._held, self._seen = body[end:], 0
+            self._held, self._seen = body[end:].lstrip(GAP), 0
             self._begun = self._after_call = True
         self._text = not found or self._opens == "["
         return found
 
     def _body(self) -> str:
         if self._begun:
-            return self._held.lstrip(" \t\r\n;")
-        return self._held.lstrip().removeprefix(self._tag).lstrip()
+            return self._held
+        begun = self._held.lstrip()
+        body = begun.removeprefix(self._tag).lstrip()
+        return body if len(self._held) - len(body) <= MOST_SPACE + len(self._tag) else self._held
 
     def _passed(self) -> str:
-        passed = self._held
-        if self._after_call:
-            passed = passed.lstrip() if self._body() else ""
-            self._after_call = not passed
-        self._held = ""
+        passed, self._held = self._held, ""
+        self._after_call = self._after_call and not passed
         return passed
 
     def _end(self, body: str) -> int | None:

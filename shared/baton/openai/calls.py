@@ -7,7 +7,7 @@ list of it (Mistral).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,8 +33,8 @@ def style_of(mentions: Callable[[str], bool]) -> Style | None:
     """`mentions`: whether the template has these words."""
     if mentions(OPEN):
         return Style.TAGGED
-    if mentions(LIST):
-        return Style.LISTED
+    if mentions(LIST):  # later templates of Mistral's write each call between tokens of its own
+        return None if mentions("[ARGS]") else Style.LISTED
     return Style.BARE if mentions('"parameters": ') and mentions("ipython") else None
 
 
@@ -67,6 +67,7 @@ class _Written(msgspec.Struct):
 _NONE = b"{}"
 _call = msgspec.json.Decoder(_Written).decode
 _calls = msgspec.json.Decoder(list[_Written]).decode
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -77,15 +78,18 @@ def read_call(text: str) -> Call | None:
         return None
 
 
-def read_all(text: str) -> tuple[Call, ...]:
-    """One call or a list of them, each with arguments: without tags nothing else tells it from other JSON."""
+def read_all(text: str, tools: Collection[str]) -> tuple[Call, ...]:
+    """One call or a list of them, of these tools and with arguments: as nothing else tells it from JSON."""
     try:
-        found = _calls(text) if text.startswith("[") else [_call(text)]
-        if all(one.arguments or one.parameters for one in found):
-            return tuple([_read(one) for one in found])
+        written = _calls(text) if text.startswith("[") else [_call(text)]
+        if not all(one.name in tools and (one.arguments or one.parameters) for one in written):
+            return ()
+        found = tuple([_read(one) for one in written])
+        for one in found:
+            _object(one.arguments)
+        return found
     except _WRONG:
-        pass
-    return ()
+        return ()
 
 
 def _read(written: _Written) -> Call:

@@ -61,7 +61,7 @@ def forced_calls(request: ChatRequest, model: ServedModel) -> Form:
     frame, tokens = calls.FRAMES[model.calls], model.tokenizer
     if frame.opens and tokens.token_id(frame.opens) in tokens.special_ids:
         raise UnsupportedField("tool_choice", f"no call can be forced: {frame.opens} is a token, and no text")
-    several = choice == "required" and request.parallel_tool_calls is not False
+    several = choice == "required" and request.parallel_tool_calls is not False and not model.one_call
     if choice != "required":
         name = _chosen(choice)
         if name not in tools:

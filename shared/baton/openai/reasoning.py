@@ -41,11 +41,12 @@ def reasoning_of(prompt: str, continued: object = "") -> Reasoning:
 class Splitter:
     """Takes one answer's text piece by piece. Space around a thought belongs to neither part."""
 
-    __slots__ = ("_held", "_state", "_whole", "_without")
+    __slots__ = ("_held", "_parts", "_state", "_whole", "_without")
 
     def __init__(self, reasoning: Reasoning, whole: bool = False) -> None:
         """`whole`: a thought is decided when it has ended."""
         self._whole = whole
+        self._parts: list[str] = []
         self._held = ""
         self._state = self._before
         self._without = self._after if reasoning is Reasoning.MAY else self._opened
@@ -74,10 +75,16 @@ class Splitter:
         thought, tag, rest = self._held.partition(CLOSE)
         if tag:
             self._held, self._state = rest, self._closed
-            return Part(thought.rstrip(), self._closed(last).answer)
-        end = len(thought) if last else 0 if self._whole else decided(thought, CLOSE)
+            return Part(self._told(thought.rstrip(), True), self._closed(last).answer)
+        end = len(thought) if last else decided(thought, CLOSE)
         self._held = thought[end:]
-        return Part(thought[:end], "")
+        return Part(self._told(thought[:end], last), "")
+
+    def _told(self, thought: str, ended: bool) -> str:
+        if not self._whole:
+            return thought
+        self._parts.append(thought)
+        return "".join(self._parts) if ended else ""
 
     def _closed(self, last: bool) -> Part:
         self._held = self._held.lstrip()

@@ -33,7 +33,7 @@ class Reader:
         self._splitter = None
         if shape.reasoning is not None:
             self._splitter = Splitter(shape.reasoning, whole=shape.thought_whole)
-        self._calls = None if shape.calls is None else call_reader(shape.calls)
+        self._calls = None if shape.calls is None else call_reader(shape.calls, shape.tools)
         self.called = 0
         """How many calls were told."""
 

@@ -74,6 +74,11 @@ class ServedModel:
         """How its templates say that a tool is called, if they do."""
         return style_of(self.templates.mentions)
 
+    @property
+    def one_call(self) -> bool:
+        """Its templates take no answers back that call twice, as Llama's say."""
+        return self.templates.mentions("only supports single tool-calls")
+
     def after_thought(self, grammar: str, field: str, prompt: str, continued: object) -> str:
         """For the answer to a prompt: of a model that thinks, what comes after the thought has that form.
         Nothing comes before it where the template has closed the thought."""

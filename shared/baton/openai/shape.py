@@ -52,6 +52,8 @@ class Shape:
     """A stream tells it in one piece, when it has ended."""
     calls: Style | None = None
     """Chat: calls of tools, so written, are told apart from the text."""
+    tools: tuple[str, ...] = ()
+    """By name, where nothing but the name tells a call from other JSON."""
     one_call: bool = False
     """Of those only the first is told."""
     ticket: str = ""

@@ -19,7 +19,7 @@ from baton.core.types import Request
 from baton.openai.bookmark import Had
 from baton.openai.shape import Shape
 
-VERSION = 2
+VERSION = 3
 PATH = "/placed"
 CONTENT_TYPE = "application/vnd.baton.placed+msgpack"
 

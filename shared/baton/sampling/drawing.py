@@ -83,11 +83,12 @@ class ByKernels:
     def warm(self, dtype: torch.dtype) -> None:
         """Compile, so that no request waits for that."""
         device, rows = self._rows.device, self._rows
-        logits = torch.zeros(1, rows.vocab, dtype=dtype, device=device)
         line = torch.zeros(1, dtype=torch.int32, device=device)
         out = torch.zeros(1, dtype=torch.int64, device=device)
-        self._sample(logits, rows.temperature[:1], rows.seeds[:1], line)
-        self._choose(logits, line, line, rows.numbers, rows.seeds, line, out)
+        for width in {rows.vocab, -(-rows.vocab // 16) * 16}:  # a head that is split pads its share
+            logits = torch.zeros(1, width, dtype=dtype, device=device)[:, : rows.vocab]
+            self._sample(logits, rows.temperature[:1], rows.seeds[:1], line)
+            self._choose(logits, line, line, rows.numbers, rows.seeds, line, out)
 
     def draw(self, logits: Tensor, needs: Needs, places: Places, plain: Tensor | None = None) -> Tensor:
         rows = self._rows

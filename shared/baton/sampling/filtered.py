@@ -186,6 +186,7 @@ def _draw_few(
     scale, top_k, top_p, _ = _filters(numbers, rows, owner)
     _, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
     if found > FEW:
+        tl.store(chosen + line, tl.full([], -1, tl.int64))  # for `_draw_many`
         return
     top = _top(tops, k, parts, PARTS)
     lane = tl.arange(0, FEW)
@@ -269,19 +270,42 @@ def _search(
     return low
 
 
+@triton.jit
+def _pick(
+    row, vocab, top, scale, floor, cut, equal, first, second, BLOCK: tl.constexpr, FAST: tl.constexpr
+):  # fmt: skip
+    """Draw among what is above `cut`, and the first `equal` that are not below."""
+    lane = tl.arange(0, BLOCK)
+    best = tl.full([BLOCK], float("-inf"), tl.float32)
+    token = lane
+    met = 0
+    for at in range(0, vocab, BLOCK):
+        entry = at + lane
+        x = _load(row, entry, vocab)
+        _, left = _near(x, top, scale, floor)
+        same = (left & (x == cut)).to(tl.int32)
+        place = met + tl.cumsum(same, 0)
+        met += tl.sum(same, 0)
+        stays = left & ((x > cut) | ((x == cut) & (place <= equal)))
+        value = tl.where(stays, x * scale + _gumbel(entry, first, second, FAST), float("-inf"))
+        better = value > best
+        best = tl.where(better, value, best)
+        token = tl.where(better, entry, token)
+    return tl.min(tl.where(best == tl.max(best, 0), token, UNTOLD), 0)
+
+
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _draw_many(
     logits, lines, owners, numbers, rows, seeds, positions, tops, counts, masses, chosen, vocab, stride,
-    parts,
-    FEW: tl.constexpr, BITS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr,
+    parts, BITS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0)
     line = tl.load(lines + k)
+    if tl.load(chosen + line) >= 0:
+        return
     owner = tl.load(owners + line)
     scale, top_k, top_p, floor = _filters(numbers, rows, owner)
     nearest, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
-    if found <= FEW:
-        return
     row = logits + line.to(tl.int64) * stride
     top = _top(tops, k, parts, PARTS)
     nothing = tl.full([], float("-inf"), tl.float32)
@@ -315,23 +339,7 @@ def _draw_many(
         equal = tl.where(least == cut, tl.minimum(equal, stays), stays)
         cut = least
     first, second = _keys(tl.load(seeds + owner), tl.load(positions + line))
-    lane = tl.arange(0, BLOCK)
-    best = tl.full([BLOCK], float("-inf"), tl.float32)
-    token = lane
-    met = 0
-    for at in range(0, vocab, BLOCK):
-        entry = at + lane
-        x = _load(row, entry, vocab)
-        _, left = _near(x, top, scale, floor)
-        same = (left & (x == cut)).to(tl.int32)
-        place = met + tl.cumsum(same, 0)
-        met += tl.sum(same, 0)
-        stays = left & ((x > cut) | ((x == cut) & (place <= equal)))
-        value = tl.where(stays, x * scale + _gumbel(entry, first, second, FAST), float("-inf"))
-        better = value > best
-        best = tl.where(better, value, best)
-        token = tl.where(better, entry, token)
-    chose = tl.min(tl.where(best == tl.max(best, 0), token, UNTOLD), 0)
+    chose = _pick(row, vocab, top, scale, floor, cut, equal, first, second, BLOCK, FAST)
     tl.store(chosen + line, tl.minimum(chose, vocab - 1).to(tl.int64))
 
 
@@ -376,5 +384,5 @@ def choose(
     )  # fmt: skip
     _draw_many[grid[:1]](
         logits, lines, owners, numbers, rows, seeds, positions, *sums, out, vocab, logits.stride(0), parts,
-        FEW=few, BITS=bits, BLOCK=wide, FAST=logits.is_cuda, num_warps=16, **size,
+        BITS=bits, BLOCK=wide, FAST=logits.is_cuda, num_warps=16, **size,
     )  # fmt: skip
