@@ -98,6 +98,20 @@ def test_many_ask_at_once() -> None:
     checked(work)
 
 
+def test_who_asks_while_the_process_starts_waits_for_it() -> None:
+    """Which takes longer than a turn is waited for, and is no fault of those who are behind."""
+
+    async def run() -> None:
+        async with Checker(str(model_path()), turn_s=0.05) as checker:
+            asked = [asyncio.create_task(checker.check(forms.choice([str(n)]), "f")) for n in range(2)]
+            while checker._process is None:
+                await asyncio.sleep(0)
+            asked += [asyncio.create_task(checker.check(forms.choice([str(n)]), "f")) for n in range(2, 4)]
+            await asyncio.gather(*asked)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_who_gives_up_leaves_no_answer_to_others() -> None:
     async def work(checker: Checker) -> None:
         await checker.check(FINE, "f")

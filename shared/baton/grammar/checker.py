@@ -32,10 +32,14 @@ TOO_MUCH = f"takes more than {CHECK_S:g} s or too much memory to compile; make i
 class Checker:
     """Starts its process when it is first asked. `async with`."""
 
-    def __init__(self, tokenizer: str) -> None:
-        """Where the tokenizer's files are, for the process to read."""
+    def __init__(self, tokenizer: str, turn_s: float = TURN_S) -> None:
+        """Where the tokenizer's files are, for the process to read, and how long a grammar may wait for those
+        before it once it has."""
         self._tokenizer = tokenizer
+        self._turn_s = turn_s
         self._process: Process | None = None
+        self._ready = False
+        """It has read the tokenizer."""
         self._turn = asyncio.Lock()
         self._known: OrderedDict[bytes, str] = OrderedDict()
         """By digest, what is wrong with a grammar; empty for nothing."""
@@ -71,7 +75,7 @@ class Checker:
 
     async def _ask(self, grammar: str, digest: bytes) -> str:
         try:
-            async with asyncio.timeout(TURN_S if self._process else TURN_S + START_S):
+            async with asyncio.timeout(self._turn_s if self._ready else self._turn_s + START_S):
                 await self._turn.acquire()
         except TimeoutError:
             raise Refused("too many new grammars are being compiled; try again") from None
@@ -111,6 +115,7 @@ class Checker:
     async def _started(self) -> Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
+        self._ready = False
         words = [sys.executable, "-m", "baton.grammar.child", self._tokenizer]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = await asyncio.create_subprocess_exec(*words, stdin=PIPE, stdout=PIPE, env=environ)
@@ -122,10 +127,11 @@ class Checker:
         if not line:
             await self._end()
             raise WorkerDied("the process that compiles grammars does not start; its log says why")
+        self._ready = True
         return self._process
 
     async def _end(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._ready = self._process, None, False
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

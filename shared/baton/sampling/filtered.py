@@ -5,8 +5,8 @@
 row's tokens in the order of their logits, equal ones by their ids. Three reads of the logits, each split over
 many programs, find few enough tokens that surely hold all of those: the maximum; how many tokens and how much
 probability lie within certain distances of it; those within the nearest that suffices. One program a row then
-sorts these and draws. A row in which they are too many is searched for its threshold bit by bit instead, in
-one program, which takes a tenth of a millisecond or a few.
+sorts these and draws. A row in which they are too many is searched for its threshold bit by bit instead, by
+one program that reads it some ten times.
 
 What a row draws depends on that row alone: every sum is taken in the same order whatever shares the batch.
 Nothing waits for the device.

@@ -2,7 +2,7 @@
 
 Order: log-probabilities of the raw logits; bias and the floor of `min_tokens`; penalties; grammars;
 temperature; min_p, top_k, top_p; then the draw (`drawing`). Lines whose logits are changed have copies of
-them, so that what one client asks for costs the others of a batch nothing; a few at a time, so that the
+them, so that what one client asks for is computed for its own lines alone; a few at a time, so that the
 copies of a large batch take little memory.
 """
 
@@ -77,14 +77,11 @@ class Sampler:
         self, logits: Tensor, needs: Needs, places: Places, masks: Masks | None, plain: Tensor | None,
         changed: npt.NDArray[np.bool_],
     ) -> Tensor:  # fmt: skip
-        """Draw for changed lines and for others."""
-        tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-        others = np.flatnonzero(~changed)
-        if len(others):
-            some, at = places.some(others)
-            tokens[at] = self._drawing.draw(
-                logits[at], needs[others], some, None if plain is None else plain[at]
-            )
+        """Draw for others as if changed lines asked for nothing, and for those from copies."""
+        if changed.all():
+            tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        else:
+            tokens = self._drawing.draw(logits, np.where(changed, np.uint8(0), needs), places, plain)
         for lines in _parts(np.flatnonzero(changed)):
             some, at = places.some(lines)
             tokens[at] = self._change(logits[at].float(), needs[lines], some, _of(masks, lines))
