@@ -15,6 +15,7 @@ import pytest
 from loadtest.shapes import tokenizer as shapes
 from tests.engine.inline import Careless, Inline
 from tests.engine.test_grammar import PROMPTS, TOKENIZER, asked, check, text, tokens
+from tests.spawned import eventually
 
 from baton.core.types import Request, SamplingParams
 from baton.engine import LLM
@@ -30,16 +31,17 @@ FREE = SamplingParams(temperature=0.0, max_tokens=100, ignore_eos=True)
 
 
 class Gated(Grammars):
-    """Whose lanes compute nothing before the gate is open."""
+    """Two lanes that compute nothing before the gate is open, or only the second one."""
 
-    def __init__(self, gate: threading.Event, lanes: int = 2) -> None:
-        super().__init__(lambda: TOKENIZER, 1536, TOKENIZER.eos_ids, lanes=lanes)
+    def __init__(self, gate: threading.Event, closed: str = "mask-") -> None:
+        super().__init__(lambda: TOKENIZER, 1536, TOKENIZER.eos_ids, lanes=2)
         self.gate = gate
+        self.closed = closed
         self.waits = threading.Event()
         """A lane has something to do."""
 
     def fresh(self, grammar: str) -> Any:
-        if threading.current_thread().name.startswith("mask-"):
+        if threading.current_thread().name.startswith(self.closed):
             self.waits.set()
             assert self.gate.wait(60)
         return super().fresh(grammar)
@@ -151,19 +153,24 @@ def test_nobody_without_a_form_waits_for_a_mask(gate: threading.Event, overlap: 
 
 
 def test_others_are_decoded_while_the_masks_of_running_answers_are_computed(gate: threading.Event) -> None:
+    """Nobody with a form is, though some of their masks are there."""
     served, grammars = gated(gate)
+    grammars.closed = "mask-1"
     told: list[Update] = []
     with served:
         constrained = served.built.scheduler.constrained
         constrained.in_line_s = float("inf")
         for i in range(3):
             submit(served.engine, f"held-{i}", PROMPTS[i], HELD)
-        submit(served.engine, "free", PROMPTS[4], replace(FREE, max_tokens=200))
+        submit(served.engine, "free", PROMPTS[4], replace(FREE, max_tokens=300))
         steps(served.engine, lambda: Counter(one.id for one in told)["held-2"] >= 5, told)
         constrained.in_line_s = 0.0
         steps(served.engine, lambda: grammars.making, told)
         before = Counter(one.id for one in told)
         steps(served.engine, lambda: Counter(one.id for one in told)["free"] >= before["free"] + 80, told)
+        running = served.built.scheduler.running
+        steps(served.engine, lambda: any(one.matcher and one.matcher.made for one in running), told)
+        steps(served.engine, lambda: Counter(one.id for one in told)["free"] >= before["free"] + 120, told)
         since = Counter(one.id for one in told) - before
         assert [since[f"held-{i}"] for i in range(3)] == [0, 0, 0]
         gate.set()
@@ -223,7 +230,7 @@ def test_all_may_leave_while_their_masks_are_computed(gate: threading.Event) -> 
         assert served.engine.idle and grammars.making
         served.built.scheduler.check_integrity()
         gate.set()
-        steps(served.engine, lambda: not grammars.making, [])
+        eventually(lambda: (served.engine.step(patient=False), not grammars.making)[1])
 
 
 def test_who_is_sent_back_to_the_queue_begins_again_when_its_mask_is_there(gate: threading.Event) -> None:

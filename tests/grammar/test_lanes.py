@@ -120,7 +120,7 @@ def test_what_masks_take_is_known() -> None:
 
 def test_lexers_that_fill_up_are_replaced_in_lanes_as_well() -> None:
     made, chance = grammars(2, states=3000), random.Random(1)
-    for _ in range(6):
+    for _ in range(3):
         word = json.dumps("".join(chance.choice("abcdefgh ijkl") for _ in range(800)))
         matchers = [made.matcher(STRING) for _ in range(4)]
         for token in TOKENIZER.encode(word):
@@ -151,10 +151,30 @@ def test_what_takes_long_to_compile_is_compiled_once() -> None:
     made = Counted(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, lanes=3)
     collected(made, [made.matcher(STRING) for _ in range(6)])
     assert compiled == ["grammar", "mask", "mask", "mask"]
-    slow = Form(made.compile(STRING).result().inner, compiling=QUICK_S * 2, first=1.0)
-    some = [Matcher(STRING, slow, lambda: made.fresh(STRING)) for _ in range(1)]
-    collected(made, some)
-    assert some[0].take(SAID[0]) and len(compiled) == 4
+    made = Counted(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, lanes=3)
+    inner = made.compile(STRING).result().inner
+    slow = [Form(inner.deep_copy(), compiling=QUICK_S * 2, first=1.0) for _ in range(3)]
+    some = [Matcher(STRING, form, lambda: made.fresh(STRING)) for form in slow]
+    assert len(set(collected(made, some))) == 1
+    assert all(one.take(SAID[0]) for one in some) and compiled[4:] == ["grammar"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_several_are_computed_at_a_time(at_once: bool) -> None:
+    together = threading.Barrier(2)
+
+    class Meeting(Grammars):
+        def fresh(self, grammar: str) -> Any:
+            if threading.current_thread().name.startswith("mask-"):
+                together.wait(20)
+            return super().fresh(grammar)
+
+    made = Meeting(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, lanes=2)
+    matchers = [made.matcher(STRING) for _ in range(2)]
+    for share in [matchers] if at_once else [[one] for one in matchers]:
+        made.begin(share)
+    eventually(lambda: (made.collect(1.0), not made.making)[1])
+    assert all(one.take(SAID[0]) for one in matchers)
 
 
 def test_lanes_keep_few_lexers() -> None:
