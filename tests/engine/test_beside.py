@@ -133,6 +133,28 @@ def test_all_are_decoded_in_the_same_steps_once_all_masks_are_there() -> None:
     assert max(sizes) == 6 and sizes.count(6) >= 30
 
 
+def test_those_who_wait_for_their_first_masks_begin_in_one_step(gate: threading.Event) -> None:
+    """Though some of their masks are there before others; who comes meanwhile begins in the next one."""
+    served, grammars = gated(gate)
+    grammars.closed = "mask-1"
+    begun: list[int] = []
+    with served:
+        served.engine.announce = lambda batch: begun.append(len(batch.span_rows))
+        for i in range(5):
+            submit(served.engine, f"held-{i}", PROMPTS[i], HELD)
+        served.engine.step(patient=False)
+        assert served.engine.making, "whoever drives the engine need not wait for messages"
+        waiting = served.built.scheduler.waiting
+        steps(served.engine, lambda: any(one.matcher and one.matcher.made for one in waiting), [])
+        for i in range(5, 8):
+            submit(served.engine, f"held-{i}", PROMPTS[i], HELD)
+        served.engine.step(patient=False)
+        assert grammars.making and not begun
+        gate.set()
+        until_idle(served.engine, [])
+    assert [spans for spans in begun if spans] == [5, 3]
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 def test_nobody_without_a_form_waits_for_a_mask(gate: threading.Event, overlap: bool) -> None:
     """Those who come later are served, too; who asks for the form has to wait for its first mask."""

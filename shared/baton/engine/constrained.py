@@ -36,6 +36,10 @@ class Constrained:
         """Launched steps, not yet absorbed, that decode for somebody with a grammar."""
         self._awaiting = False
         """Whether somebody who wants a token has no mask yet."""
+        self._joining: list[Matcher] = []
+        """Of those who are to begin and whose mask takes long: it is begun with before the next step."""
+        self._beginning: list[Matcher] = []
+        """The same, on their way: they begin in one step, as they would if their masks took no time."""
 
     def matcher(self, request: Request) -> Matcher | None:
         """For a request that has a grammar; InvalidField when it cannot be followed."""
@@ -54,6 +58,10 @@ class Constrained:
         if not self._used or grammars is None:
             return
         grammars.collect()
+        if not any(one.making for one in self._beginning):
+            self._beginning, self._joining = self._joining, []
+            if self._beginning:
+                grammars.begin(self._beginning)
         if self._flying:
             return
         found = [one.matcher for one in running if one.unfed and not one.pending]
@@ -65,8 +73,8 @@ class Constrained:
 
     @property
     def making(self) -> bool:
-        """Whether masks are being computed."""
-        return self.grammars is not None and self.grammars.making
+        """Whether masks are being computed, or about to be."""
+        return bool(self._joining) or (self.grammars is not None and self.grammars.making)
 
     def rest(self, seconds: float) -> None:
         """Wait for masks that are being computed, but no longer than this."""
@@ -80,11 +88,15 @@ class Constrained:
     def awaits_mask(self, sequence: Sequence) -> bool:
         """Whether one that is to begin, or to begin again, has to wait for a mask that takes long."""
         matcher = sequence.matcher
-        if matcher is None or self.grammars is None:
+        if matcher is None or matcher.making:
+            return matcher is not None
+        if matcher.made:
+            return matcher in self._beginning and any(one.making for one in self._beginning)
+        if not beside([matcher.seconds * BEGIN_AT_ONCE], self.in_line_s):
             return False
-        if not (matcher.made or matcher.making) and beside([matcher.seconds * BEGIN_AT_ONCE], self.in_line_s):
-            self.grammars.begin([matcher])
-        return matcher.making
+        if matcher not in self._joining:
+            self._joining.append(matcher)
+        return True
 
     def launched(self, spans: Listing[Span], decodes: Listing[Sequence]) -> Masks | None:
         """What a step may sample; None for anything."""
