@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=3.0)
     asked = parser.parse_args()
     device = torch.device(asked.device)
+    if device.type == "cuda":
+        torch.set_num_threads(1)  # as engines do
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     print(f"{'ms a step':24}{'rows':>6}{'of them':>9}{'served':>10}{'defined':>10}")
     for count in map(int, asked.rows.split(",")):

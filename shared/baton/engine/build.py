@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
 from baton.cache.pages import PageAllocator
 from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
+from baton.core.cores import usable
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
@@ -199,8 +199,9 @@ def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
         raise InvalidSetting(
             "max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}"
         )
-    threads = config.threads or max(1, (os.cpu_count() or 1) // config.tensor_parallel)
-    torch.set_num_threads(threads)
+    # On a GPU what is left for the CPU is too small to be shared out, and threads that wait take from others.
+    share = max(1, usable() // config.tensor_parallel) if cpu else 1
+    torch.set_num_threads(config.threads or share)
     return config
 
 

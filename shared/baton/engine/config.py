@@ -83,7 +83,7 @@ class EngineConfig:
     handover: bool = False
     """Whether pages can be exchanged with other workers: registers the pool with the transport."""
     threads: int = 0
-    """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
+    """CPU threads of each rank; 0 is one on a GPU, elsewhere a share of the cores the container may use."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:
@@ -117,7 +117,7 @@ class EngineConfig:
         need(self.all_reduce != "peer" or self.device == "cuda", "all_reduce", "auto or nccl on a CPU")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.graph_max_tokens >= 0, "graph_max_tokens", "0 (no graphs) or more")
-        need(self.threads >= 0, "threads", "0 (share the cores) or more")
+        need(self.threads >= 0, "threads", "0 (as many as are of use) or more")
 
     @property
     def kv_dtype(self) -> str:

@@ -21,17 +21,17 @@ from torch import Tensor
 
 from baton.sampling.fused import UNTOLD, _gumbel, _keys
 
-BLOCK = 1024
+BLOCK = 512
 """Vocabulary entries per pass of a program."""
-CHUNK = 8 * BLOCK
+CHUNK = 16 * BLOCK
 """Of a row, for one program."""
-WIDE = 4 * BLOCK
+WIDE = 16 * BLOCK
 """The same where one program reads a whole row."""
 FEW = 1024
 """Tokens that are sorted in one program."""
 POINTERS = [
-    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "values", "tokens",
-    "chosen",
+    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "values",
+    "tokens", "chosen",
 ]  # fmt: skip
 """One kernel for however they are aligned: some are parts of others."""
 MARKS = tl.constexpr(8)
@@ -73,8 +73,11 @@ def _near(x, top, scale, floor):
 
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
-def _maximum(logits, lines, tops, vocab, stride, parts, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+def _maximum(logits, lines, tops, taken, vocab, stride, parts, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Of one part. Besides, that nothing is gathered yet."""
     k, part = tl.program_id(0), tl.program_id(1)
+    if part == 0:
+        tl.store(taken + k, 0)
     row = logits + tl.load(lines + k).to(tl.int64) * stride
     lane = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], float("-inf"), tl.float32)
@@ -141,10 +144,10 @@ def _enough(counts, masses, k, parts, top_k, top_p, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _gather(
-    logits, lines, owners, numbers, rows, tops, counts, masses, values, tokens, vocab, stride, parts,
+    logits, lines, owners, numbers, rows, tops, counts, masses, taken, values, tokens, vocab, stride, parts,
     FEW: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of one part: what lies within, in the order of its ids, behind that of the parts before."""
+    """Of one part: what lies within, in any order; of a row, as many as were counted."""
     k, part = tl.program_id(0), tl.program_id(1)
     line = tl.load(lines + k)
     scale, top_k, top_p, floor = _filters(numbers, rows, tl.load(owners + line))
@@ -153,19 +156,17 @@ def _gather(
         return
     row = logits + line.to(tl.int64) * stride
     top = _top(tops, k, parts, PARTS)
-    before = tl.arange(0, PARTS)
-    theirs = tl.load(counts + (k * parts + before) * MARKS + nearest, mask=before < part, other=0)
-    place = tl.sum(theirs, 0)
     lane = tl.arange(0, BLOCK)
+    one = tl.full([BLOCK], 1, tl.int32)
     for at in range(0, CHUNK, BLOCK):
         entry = part * CHUNK + at + lane
         x = _load(row, entry, vocab)
         below, left = _near(x, top, scale, floor)
         within = left & (below >= -_distance(nearest))
-        here = place + tl.cumsum(within.to(tl.int32), 0) - 1
-        tl.store(values + k * FEW + here, x, mask=within & (here < FEW))
-        tl.store(tokens + k * FEW + here, entry, mask=within & (here < FEW))
-        place += tl.sum(within.to(tl.int32), 0)
+        place = tl.atomic_add(taken + k + tl.zeros_like(lane), one, mask=within, sem="relaxed")
+        within = within & (place < FEW)
+        tl.store(values + k * FEW + place, x, mask=within)
+        tl.store(tokens + k * FEW + place, entry, mask=within)
 
 
 @triton.jit
@@ -366,16 +367,17 @@ def choose(
     grid, rows = (len(lines), parts), numbers.shape[1]
     whole = torch.empty((3, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
     tops, masses, counts = whole[0], whole[1], whole[2].view(torch.int32)
+    taken = torch.empty(len(lines), dtype=torch.int32, device=logits.device)
     values = torch.empty((len(lines), few), dtype=torch.float32, device=logits.device)
     tokens = torch.empty((len(lines), few), dtype=torch.int32, device=logits.device)
     size = {"PARTS": triton.next_power_of_2(parts)}
-    walk = {"CHUNK": chunk, "BLOCK": block, "num_warps": 8}
+    walk = {"CHUNK": chunk, "BLOCK": block, "num_warps": 4}
     sums = (tops, counts, masses)
     bits = {torch.bfloat16: 16, torch.float16: 19}.get(logits.dtype, 32)
-    _maximum[grid](logits, lines, tops, vocab, logits.stride(0), parts, **walk)
+    _maximum[grid](logits, lines, tops, taken, vocab, logits.stride(0), parts, **walk)
     _weigh[grid](logits, lines, owners, numbers, rows, *sums, vocab, logits.stride(0), parts, **size, **walk)
     _gather[grid](
-        logits, lines, owners, numbers, rows, *sums, values, tokens, vocab, logits.stride(0), parts,
+        logits, lines, owners, numbers, rows, *sums, taken, values, tokens, vocab, logits.stride(0), parts,
         FEW=few, **size, **walk,
     )  # fmt: skip
     _draw_few[grid[:1]](
