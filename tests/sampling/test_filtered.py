@@ -15,7 +15,7 @@ from baton.sampling.noise import gumbel
 
 CLOSE = 2e-4
 """Two candidates closer than this may swap on the GPU, whose fast logarithm differs in the last bits."""
-SMALL = {"few": 16, "chunk": 128, "block": 64, "wide": 64}
+SMALL = {"few": 16, "fewer": 8, "chunk": 128, "block": 64, "wide": 64}
 """Few rows of few tokens then go every way that many do."""
 
 pytestmark = QUIET
@@ -69,6 +69,9 @@ class Case:
         noise = gumbel(self.seeds[self.owners.long()], self.positions, self.logits.shape[1])
         for line, token in enumerate(self.drawn(**sizes)):
             logits, filters = self.logits[line].cpu(), self.filters[line]
+            if filters[0] == 0 or filters[1:] == (0, 1.0, 0.0):
+                assert token == -1, "plain sampling draws for those"
+                continue
             kept = stays(logits, *filters)
             assert kept[token], (line, filters, token)
             value = torch.where(kept, logits.float() / filters[0] + noise[line], float("-inf"))
@@ -101,6 +104,20 @@ def test_the_same_tokens_as_the_definition(vocab: int, spread: float, dtype: tor
     chance = torch.Generator().manual_seed(vocab)
     logits = spread * torch.randn(len(FILTERS), vocab, generator=chance) - 2
     Case(logits.to(dtype), FILTERS).check(**SMALL)
+
+
+def test_whoever_has_no_filter_keeps_what_is_there() -> None:
+    chance = torch.Generator().manual_seed(5)
+    case = Case(torch.randn(5, 300, generator=chance), [
+        (1.0, 5, 1.0, 0.0), (0.0, 5, 0.9, 0.1), (1.0, 0, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (0.9, 0, 0.5, 0.0),
+    ])  # fmt: skip
+    alone = case.drawn(**SMALL)
+    assert alone[0] >= 0 and alone[4] >= 0 and alone[1:4] == [-1] * 3
+    out = torch.full((5,), 7, dtype=torch.int64, device=DEVICE)
+    rest = (case.owners, case.numbers, case.seeds, case.positions)
+    lines = torch.tensor([-1, 1, 4, -1, 3], dtype=torch.int32)
+    choose(case.logits, lines.to(DEVICE), *(part.to(DEVICE) for part in rest), out, **SMALL)
+    assert out.tolist() == [7, 7, 7, 7, alone[4]], "below 0 is no line"
 
 
 @pytest.mark.parametrize("few", [16, 256])

@@ -22,13 +22,17 @@ from torch import Tensor
 from baton.sampling.fused import UNTOLD, _gumbel, _keys
 
 BLOCK = 512
-"""Vocabulary entries per pass of a program."""
+"""Vocabulary entries per pass of a program that weighs."""
+STEP = 4 * BLOCK
+"""The same of one that only looks."""
 CHUNK = 16 * BLOCK
 """Of a row, for one program."""
 WIDE = 16 * BLOCK
-"""The same where one program reads a whole row."""
+"""Per pass where one program reads a whole row."""
 FEW = 1024
 """Tokens that are sorted in one program."""
+FEWER = 128
+"""The same, faster; mostly it is no more."""
 POINTERS = [
     "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "values",
     "tokens", "chosen",
@@ -55,6 +59,18 @@ def _filters(numbers, rows, row):
 
 
 @triton.jit
+def _idle(line, owners, numbers, rows):
+    """Whether nothing is to be done: for no line, or one whose row has no filter."""
+    idle = line < 0
+    if not idle:
+        row = numbers + tl.load(owners + line)
+        cold = tl.load(row) <= 0
+        top_k, top_p, min_p = tl.load(row + rows), tl.load(row + 2 * rows), tl.load(row + 3 * rows)
+        idle = cold | ((top_k <= 0) & (top_p >= 1) & (min_p <= 0))
+    return idle
+
+
+@triton.jit
 def _goal(top_p, whole):
     """The weight that is enough."""
     return tl.where(top_p < 1, top_p * whole, float("inf"))
@@ -73,12 +89,18 @@ def _near(x, top, scale, floor):
 
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
-def _maximum(logits, lines, tops, taken, vocab, stride, parts, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+def _maximum(
+    logits, lines, owners, numbers, rows, tops, taken, vocab, stride, parts,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Of one part. Besides, that nothing is gathered yet."""
     k, part = tl.program_id(0), tl.program_id(1)
+    line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     if part == 0:
         tl.store(taken + k, 0)
-    row = logits + tl.load(lines + k).to(tl.int64) * stride
+    row = logits + line.to(tl.int64) * stride
     lane = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     for at in range(0, CHUNK, BLOCK):
@@ -100,6 +122,8 @@ def _weigh(
     """Of one part: how many tokens lie within each distance, and their weights, relative to the maximum's."""
     k, part = tl.program_id(0), tl.program_id(1)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     row = logits + line.to(tl.int64) * stride
     scale, _, _, floor = _filters(numbers, rows, tl.load(owners + line))
     top = _top(tops, k, parts, PARTS)
@@ -150,9 +174,13 @@ def _gather(
     """Of one part: what lies within, in any order; of a row, as many as were counted."""
     k, part = tl.program_id(0), tl.program_id(1)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     scale, top_k, top_p, floor = _filters(numbers, rows, tl.load(owners + line))
     nearest, found, _ = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
     if found > FEW:
+        return
+    if tl.load(counts + (k * parts + part) * MARKS + nearest) == 0:
         return
     row = logits + line.to(tl.int64) * stride
     top = _top(tops, k, parts, PARTS)
@@ -179,10 +207,12 @@ def _ordered(x):
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _draw_few(
     lines, owners, numbers, rows, seeds, positions, tops, counts, masses, values, tokens, chosen, parts,
-    FEW: tl.constexpr, PARTS: tl.constexpr, FAST: tl.constexpr,
+    FEW: tl.constexpr, FEWER: tl.constexpr, PARTS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     owner = tl.load(owners + line)
     scale, top_k, top_p, _ = _filters(numbers, rows, owner)
     _, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
@@ -190,9 +220,38 @@ def _draw_few(
         tl.store(chosen + line, tl.full([], -1, tl.int64))  # for `_draw_many`
         return
     top = _top(tops, k, parts, PARTS)
-    lane = tl.arange(0, FEW)
-    x = tl.load(values + k * FEW + lane, mask=lane < found, other=float("-inf"))
-    token = tl.load(tokens + k * FEW + lane, mask=lane < found, other=0)
+    first, second = _keys(tl.load(seeds + owner), tl.load(positions + line))
+    at = k * FEW
+    if found <= FEWER:
+        best = _among(
+            values + at, tokens + at, found, top, scale, top_k, top_p, whole, first, second, FEWER, FAST
+        )
+    else:
+        best = _among(
+            values + at, tokens + at, found, top, scale, top_k, top_p, whole, first, second, FEW, FAST
+        )
+    tl.store(chosen + line, tl.where(best == UNTOLD, 0, best).to(tl.int64))
+
+
+@triton.jit
+def _among(
+    values,
+    tokens,
+    found,
+    top,
+    scale,
+    top_k,
+    top_p,
+    whole,
+    first,
+    second,
+    SIZE: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Draw from so many, of which SIZE are the most."""
+    lane = tl.arange(0, SIZE)
+    x = tl.load(values + lane, mask=lane < found, other=float("-inf"))
+    token = tl.load(tokens + lane, mask=lane < found, other=0)
     # The larger logit first, of equal ones the lower token; what is none comes last.
     packed = (_ordered(x).to(tl.int64) << 32) | (0x7FFFFFFF - token).to(tl.int64)
     packed = tl.sort(packed, descending=True)
@@ -204,10 +263,8 @@ def _draw_few(
     whole = tl.where(top_k > 0, tl.sum(weight, 0), whole)
     before = tl.cumsum(weight, 0) - weight
     stays = stays & ((lane == 0) | (before < _goal(top_p, whole)))
-    first, second = _keys(tl.load(seeds + owner), tl.load(positions + line))
     value = tl.where(stays, x * scale + _gumbel(token, first, second, FAST), float("-inf"))
-    best = tl.min(tl.where(stays & (value == tl.max(value, 0)), token, UNTOLD), 0)
-    tl.store(chosen + line, tl.where(best == UNTOLD, 0, best).to(tl.int64))
+    return tl.min(tl.where(stays & (value == tl.max(value, 0)), token, UNTOLD), 0)
 
 
 @triton.jit
@@ -302,6 +359,8 @@ def _draw_many(
 ):  # fmt: skip
     k = tl.program_id(0)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     if tl.load(chosen + line) >= 0:
         return
     owner = tl.load(owners + line)
@@ -353,14 +412,17 @@ def choose(
     positions: Tensor,
     out: Tensor,
     few: int = FEW,
+    fewer: int = FEWER,
     chunk: int = CHUNK,
     block: int = BLOCK,
+    step: int = STEP,
     wide: int = WIDE,
 ) -> None:
-    """A token for each of `lines` [K] int32, into `out` [M] int64.
+    """A token for each of `lines` [K] int32, into `out` [M] int64; below 0 is none, and who has a temperature
+    of 0 or no filter keeps what is there.
 
     logits [M, V] bf16, fp16 or fp32, rows contiguous; owners [M] int32, the row of `numbers` [7, R] and
-    `seeds` [R] that a line belongs to; positions [M] int32. Temperatures are above 0.
+    `seeds` [R] that a line belongs to; positions [M] int32.
     """
     vocab = logits.shape[1]
     parts = triton.cdiv(vocab, chunk)
@@ -371,18 +433,33 @@ def choose(
     values = torch.empty((len(lines), few), dtype=torch.float32, device=logits.device)
     tokens = torch.empty((len(lines), few), dtype=torch.int32, device=logits.device)
     size = {"PARTS": triton.next_power_of_2(parts)}
-    walk = {"CHUNK": chunk, "BLOCK": block, "num_warps": 4}
+    walk, step = {"CHUNK": chunk, "num_warps": 4}, min(step, chunk)
     sums = (tops, counts, masses)
     bits = {torch.bfloat16: 16, torch.float16: 19}.get(logits.dtype, 32)
-    _maximum[grid](logits, lines, tops, taken, vocab, logits.stride(0), parts, **walk)
-    _weigh[grid](logits, lines, owners, numbers, rows, *sums, vocab, logits.stride(0), parts, **size, **walk)
+    _maximum[grid](
+        logits, lines, owners, numbers, rows, tops, taken, vocab, logits.stride(0), parts, BLOCK=step, **walk
+    )
+    _weigh[grid](
+        logits,
+        lines,
+        owners,
+        numbers,
+        rows,
+        *sums,
+        vocab,
+        logits.stride(0),
+        parts,
+        BLOCK=block,
+        **size,
+        **walk,
+    )
     _gather[grid](
         logits, lines, owners, numbers, rows, *sums, taken, values, tokens, vocab, logits.stride(0), parts,
-        FEW=few, **size, **walk,
+        FEW=few, BLOCK=step, **size, **walk,
     )  # fmt: skip
     _draw_few[grid[:1]](
         lines, owners, numbers, rows, seeds, positions, *sums, values, tokens, out, parts,
-        FEW=few, FAST=logits.is_cuda, num_warps=8, **size,
+        FEW=few, FEWER=min(few, fewer), FAST=logits.is_cuda, num_warps=8, **size,
     )  # fmt: skip
     _draw_many[grid[:1]](
         logits, lines, owners, numbers, rows, seeds, positions, *sums, out, vocab, logits.stride(0), parts,
