@@ -14,6 +14,8 @@ Nothing waits for the device.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -21,18 +23,6 @@ from torch import Tensor
 
 from baton.sampling.fused import UNTOLD, _gumbel, _keys
 
-BLOCK = 512
-"""Vocabulary entries per pass of a program that weighs."""
-STEP = 4 * BLOCK
-"""The same of one that only looks."""
-CHUNK = 16 * BLOCK
-"""Of a row, for one program."""
-WIDE = 16 * BLOCK
-"""Per pass where one program reads a whole row."""
-FEW = 1024
-"""Tokens that are sorted in one program."""
-FEWER = 128
-"""The same, faster; mostly it is no more."""
 POINTERS = [
     "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "values",
     "tokens", "chosen",
@@ -403,6 +393,25 @@ def _draw_many(
     tl.store(chosen + line, tl.minimum(chose, vocab - 1).to(tl.int64))
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    few: int = 1024
+    """Tokens that are sorted in one program."""
+    fewer: int = 128
+    """The same, faster; mostly it is no more."""
+    chunk: int = 8192
+    """Of a row, for one program."""
+    block: int = 512
+    """Vocabulary entries per pass of a program that weighs."""
+    step: int = 2048
+    """The same of one that only looks."""
+    wide: int = 8192
+    """The same of one that reads a whole row."""
+
+
+SERVED = Sizes()
+
+
 def choose(
     logits: Tensor,
     lines: Tensor,
@@ -411,12 +420,7 @@ def choose(
     seeds: Tensor,
     positions: Tensor,
     out: Tensor,
-    few: int = FEW,
-    fewer: int = FEWER,
-    chunk: int = CHUNK,
-    block: int = BLOCK,
-    step: int = STEP,
-    wide: int = WIDE,
+    sizes: Sizes = SERVED,
 ) -> None:
     """A token for each of `lines` [K] int32, into `out` [M] int64; below 0 is none, and who has a temperature
     of 0 or no filter keeps what is there.
@@ -425,43 +429,34 @@ def choose(
     `seeds` [R] that a line belongs to; positions [M] int32.
     """
     vocab = logits.shape[1]
-    parts = triton.cdiv(vocab, chunk)
+    parts = triton.cdiv(vocab, sizes.chunk)
     grid, rows = (len(lines), parts), numbers.shape[1]
     whole = torch.empty((3, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
     tops, masses, counts = whole[0], whole[1], whole[2].view(torch.int32)
     taken = torch.empty(len(lines), dtype=torch.int32, device=logits.device)
-    values = torch.empty((len(lines), few), dtype=torch.float32, device=logits.device)
-    tokens = torch.empty((len(lines), few), dtype=torch.int32, device=logits.device)
+    values = torch.empty((len(lines), sizes.few), dtype=torch.float32, device=logits.device)
+    tokens = torch.empty((len(lines), sizes.few), dtype=torch.int32, device=logits.device)
     size = {"PARTS": triton.next_power_of_2(parts)}
-    walk, step = {"CHUNK": chunk, "num_warps": 4}, min(step, chunk)
+    walk = {"CHUNK": sizes.chunk, "num_warps": 4}
     sums = (tops, counts, masses)
     bits = {torch.bfloat16: 16, torch.float16: 19}.get(logits.dtype, 32)
     _maximum[grid](
-        logits, lines, owners, numbers, rows, tops, taken, vocab, logits.stride(0), parts, BLOCK=step, **walk
-    )
+        logits, lines, owners, numbers, rows, tops, taken, vocab, logits.stride(0), parts,
+        BLOCK=sizes.step, **walk,
+    )  # fmt: skip
     _weigh[grid](
-        logits,
-        lines,
-        owners,
-        numbers,
-        rows,
-        *sums,
-        vocab,
-        logits.stride(0),
-        parts,
-        BLOCK=block,
-        **size,
-        **walk,
-    )
+        logits, lines, owners, numbers, rows, *sums, vocab, logits.stride(0), parts,
+        BLOCK=sizes.block, **size, **walk,
+    )  # fmt: skip
     _gather[grid](
         logits, lines, owners, numbers, rows, *sums, taken, values, tokens, vocab, logits.stride(0), parts,
-        FEW=few, BLOCK=step, **size, **walk,
+        FEW=sizes.few, BLOCK=sizes.step, **size, **walk,
     )  # fmt: skip
     _draw_few[grid[:1]](
         lines, owners, numbers, rows, seeds, positions, *sums, values, tokens, out, parts,
-        FEW=few, FEWER=min(few, fewer), FAST=logits.is_cuda, num_warps=8, **size,
+        FEW=sizes.few, FEWER=sizes.fewer, FAST=logits.is_cuda, num_warps=8, **size,
     )  # fmt: skip
     _draw_many[grid[:1]](
         logits, lines, owners, numbers, rows, seeds, positions, *sums, out, vocab, logits.stride(0), parts,
-        BITS=bits, BLOCK=wide, FAST=logits.is_cuda, num_warps=16, **size,
+        BITS=bits, BLOCK=sizes.wide, FAST=logits.is_cuda, num_warps=16, **size,
     )  # fmt: skip
