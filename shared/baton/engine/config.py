@@ -53,9 +53,10 @@ class EngineConfig:
     """Sequences that may wait; more are refused."""
     prefill_budget: int = 16384
     """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
-    mixed: bool = False
+    mixed: bool | Literal["auto"] = "auto"
     """Put prefill chunks and decodes into one step instead of running prefills first. With lof, steps are
-    filled up to graph_max_batch tokens, and who has little left of its max_tokens gives way to prompts."""
+    filled up to graph_max_batch tokens, and who has little left of its max_tokens gives way to prompts; auto
+    does that alone, on GPUs that hold large weights, while nothing ends an answer before its max_tokens."""
     policy: str = "priority"
     """Order of the waiting queue: priority (within one the earliest deadline), fcfs, lof (the longest output
     first, by max_tokens), lpm (the longest cached prefix) or dfs-weight."""
