@@ -2,7 +2,8 @@
 
 Which tokens may come next is known when the last one is, so such a sequence is in no step while another that
 samples for it is in flight. All of them are decoded in the same steps: else two halves would take turns, and
-each would pay for whole steps.
+each would pay for whole steps. Masks that take long are computed beside the steps, in which nobody with a
+grammar is decoded before all of them are there; everybody else goes on.
 """
 
 from __future__ import annotations
@@ -15,18 +16,26 @@ from baton.core.errors import InvalidField
 from baton.core.types import Request
 from baton.engine.launch import Launch, Span
 from baton.engine.sequence import Sequence
+from baton.grammar.lanes import IN_LINE_S, beside
 from baton.grammar.matcher import Grammars, Matcher
 from baton.sampling.masks import Masks
+
+BEGIN_AT_ONCE = 10
+"""Answers that are expected to begin in one step: each is looked at alone, and may take its share in line."""
 
 
 class Constrained:
     def __init__(self, grammars: Grammars | None) -> None:
         """None: nobody may ask for a grammar."""
         self.grammars = grammars
+        self.in_line_s = IN_LINE_S
+        """What the masks of a step may take before it is launched."""
         self._used = False
         """Whether anybody ever asked for one: those who never do pay nothing for it."""
         self._flying = 0
         """Launched steps, not yet absorbed, that decode for somebody with a grammar."""
+        self._awaiting = False
+        """Whether somebody who wants a token has no mask yet."""
 
     def matcher(self, request: Request) -> Matcher | None:
         """For a request that has a grammar; InvalidField when it cannot be followed."""
@@ -38,9 +47,44 @@ class Constrained:
         self._used = True
         return self.grammars.matcher(grammar, request.generated)
 
+    def prepare(self, running: Listing[Sequence]) -> None:
+        """Before a step is decided: take in the masks that are there, and begin with those that are wanted
+        next and take long."""
+        grammars = self.grammars
+        if not self._used or grammars is None:
+            return
+        grammars.collect()
+        if self._flying:
+            return
+        found = [one.matcher for one in running if one.unfed and not one.pending]
+        wanted = [one for one in found if one is not None]
+        lacking = [one for one in wanted if not (one.made or one.making)]
+        if beside((one.seconds for one in lacking), self.in_line_s):
+            grammars.begin(lacking)
+        self._awaiting = any(one.making for one in wanted)
+
+    @property
+    def making(self) -> bool:
+        """Whether masks are being computed."""
+        return self.grammars is not None and self.grammars.making
+
+    def rest(self, seconds: float) -> None:
+        """Wait for masks that are being computed, but no longer than this."""
+        if self.grammars is not None:
+            self.grammars.collect(seconds)
+
     def free(self, sequence: Sequence) -> bool:
         """Whether one that has a grammar may be decoded now."""
-        return not (sequence.pending or self._flying)
+        return not (sequence.pending or self._flying or self._awaiting)
+
+    def awaits_mask(self, sequence: Sequence) -> bool:
+        """Whether one that is to begin, or to begin again, has to wait for a mask that takes long."""
+        matcher = sequence.matcher
+        if matcher is None or self.grammars is None:
+            return False
+        if not (matcher.made or matcher.making) and beside([matcher.seconds * BEGIN_AT_ONCE], self.in_line_s):
+            self.grammars.begin([matcher])
+        return matcher.making
 
     def launched(self, spans: Listing[Span], decodes: Listing[Sequence]) -> Masks | None:
         """What a step may sample; None for anything."""

@@ -84,9 +84,15 @@ class Lead:
         """Wait a moment when nothing can be done but wait for the device; how long to wait for messages."""
         if self.engine.idle:
             return STARVED_POLL_MS if self.parked else IDLE_POLL_MS
-        if not progressed and self.engine.flying:
+        if progressed:
+            return 0
+        if self.engine.flying:
             self.engine.rest(self._rest_s)
-        return 0 if progressed or self.engine.flying else STARVED_POLL_MS
+            return 0
+        if self.engine.making:
+            self.engine.rest(STARVED_POLL_MS / 1000)
+            return 0
+        return STARVED_POLL_MS
 
     def _tell(self, happened: Happened) -> None:
         exchange = self.exchange

@@ -30,6 +30,8 @@ Announce = Callable[[Batch], None]
 
 RECOUNT_STEPS = 16
 """The queue's tokens are counted anew after so many steps, or when its length has changed."""
+PATIENCE_S = 1.0
+"""How long a patient caller waits at once for masks where nothing else can be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Engine:
         """Steps launched and not absorbed."""
         return len(self._flying)
 
+    @property
+    def making(self) -> bool:
+        """Whether masks are being computed that somebody waits for."""
+        return self.scheduler.constrained.making
+
     def submit(self, request: Request, due: float = NEVER) -> None:
         self.scheduler.submit(request, due=due)
 
@@ -95,6 +102,8 @@ class Engine:
             self._flying.append((launch, self.runner.launch(launch.batch)))
         if self._flying and (launch is None or len(self._flying) > self.depth):
             self._absorb(patient)
+        elif launch is None and patient:
+            self.scheduler.constrained.rest(PATIENCE_S)
         pushes = self.legs.pushes()
         updates, self.scheduler.updates = self.scheduler.updates, []
         return Happened(updates, reserved, pushes, self.legs.ended())
@@ -108,9 +117,11 @@ class Engine:
             self.scheduler.absorb(launch, outcome)
 
     def rest(self, seconds: float) -> None:
-        """Wait for the oldest step in flight, but no longer than this."""
+        """Wait for the oldest step in flight, else for masks, but no longer than this."""
         if self._flying:
             self._flying[0][1].ready(seconds)
+        else:
+            self.scheduler.constrained.rest(seconds)
 
     def load(self) -> Load:
         """How busy it is, and how fast."""

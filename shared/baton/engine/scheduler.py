@@ -124,7 +124,8 @@ class Scheduler:
         return not self.sequences
 
     def next(self) -> Launch | None:
-        """The next step, or None when there is nothing to launch before a flight is absorbed."""
+        """The next step, or None when there is none before a flight is absorbed or a mask is there."""
+        self.constrained.prepare(self.running)
         if self.limits.mixing is Mixing.NEVER:
             spans, decodes = self._apart(self._budget)
         elif self.policy.gives_way:
@@ -175,7 +176,7 @@ class Scheduler:
                     continue
                 if sequence.leg is not None and self._budget - budget >= ALONE:
                     break
-                if self.awaits_twin(sequence):
+                if self.awaits_twin(sequence) or self.constrained.awaits_mask(sequence):
                     continue
                 if not self._admit(sequence) and not self._admit_alone(sequence):
                     break

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from baton.grammar.matcher import Grammars, Matcher
+from baton.grammar.matcher import Form, Grammars, Matcher
 from baton.tokens.tokenizer import Tokenizer
 
 CHECK_S = 2.0
@@ -53,7 +53,7 @@ def wrong_with(grammars: Grammars, grammar: str, mask_s: float = MASK_S) -> str:
     if compiled.is_error():
         return compiled.get_error().strip()[:LONGEST_WORD]
     began = time.thread_time()
-    grammars.masks([Matcher(compiled, (), lambda: grammars.fresh(grammar))])
+    grammars.masks([Matcher(grammar, Form(compiled), lambda: grammars.fresh(grammar))])
     if time.thread_time() - began > mask_s:
         return f"takes more than {mask_s:g} s to say what its first token may be; make it smaller"
     return compiled.get_error().strip()[:LONGEST_WORD]

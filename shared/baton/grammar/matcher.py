@@ -2,7 +2,7 @@
 
 `Grammars` belongs to whoever schedules; it makes a `Matcher` for each sequence and fills the masks of a step,
 the first token's bit lowest. Tokenizer and grammars are compiled in two threads, which holds nobody up: the
-library lets go of Python meanwhile.
+library lets go of Python meanwhile. So it does where masks that take long are begun with ahead (`lanes.py`).
 
 Copies of a compiled grammar share its lexer, whose states add up until a limit ends all of them at once. So a
 matcher that fails is made anew and led where it was; only if that fails too, the answer cannot go on.
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from baton.core.errors import InvalidField
+from baton.grammar.lanes import Lanes, Made, Place
 from baton.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # a tenth of a second that only some engines need
@@ -37,24 +40,49 @@ LIVES = 4
 THREADS = 2
 WORD = 4
 """Bytes that a mask is a multiple of."""
+QUICK_S = 0.05
+"""What takes no longer to compile may be compiled for each lane; what does takes memory, too."""
 
-Compiled = Future["LLMatcher"]
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A compiled grammar, and what it takes in seconds: to compile, and to fill an answer's first mask."""
+
+    inner: LLMatcher
+    compiling: float = 0.0
+    first: float = 0.0
+
+
+Compiled = Future[Form]
 
 
 class Matcher:
-    """One sequence's place in its grammar."""
+    """One sequence's place in its grammar.
 
-    __slots__ = ("_anew", "_inner", "_lives", "_taken")
+    While its mask is `making`, a thread has it: no token may be taken before."""
 
-    def __init__(self, inner: LLMatcher, taken: Sequence[int], anew: Callable[[], LLMatcher]) -> None:
-        """`inner` is where `taken` lead; `anew` compiles the grammar again."""
-        self._inner = inner
-        self._taken = list(taken)
+    __slots__ = (
+        "_anew", "_grammar", "_inner", "_lane", "_lives", "_mask", "_moves", "_taken", "making", "seconds",
+    )  # fmt: skip
+
+    def __init__(self, grammar: str, form: Form, anew: Callable[[], LLMatcher]) -> None:
+        """At the beginning, with the form's lexer; `anew` compiles the grammar again."""
+        self._grammar = grammar
+        self._inner = form.inner
+        self._moves = form.compiling <= QUICK_S
+        self._taken: list[int] = []
         self._lives = LIVES
         self._anew = anew
+        self._lane: int | None = None
+        self._mask: npt.NDArray[np.uint8] | None = None
+        self.seconds = form.first
+        """What its last mask took, and so what its next one is expected to take."""
+        self.making = False
 
     def take(self, token: int) -> bool:
         """Go on by a token; False when that cannot be: it is not allowed, or too much to follow."""
+        assert not self.making, "a token for a matcher whose mask is being computed"
+        self._mask = None
         self._taken.append(token)
         if self._inner.consume_token(token) and not self._inner.is_error():
             return True
@@ -64,7 +92,7 @@ class Matcher:
         if not self._lives:
             return False
         self._lives -= 1
-        self._inner = self._anew()
+        self._inner, self._lane = self._anew(), None
         return self._inner.consume_tokens(self._taken) and not self._inner.is_error()
 
     @property
@@ -78,19 +106,45 @@ class Matcher:
         why = self._inner.get_error()
         return f"the answer cannot follow its grammar any further: {why}" if why else ""
 
+    @property
+    def made(self) -> bool:
+        """Whether its mask is there already."""
+        return self._mask is not None
+
     def fill(self, mask: npt.NDArray[np.uint8]) -> None:
         """Set the bits of the tokens that may come next."""
+        assert not self.making, "a matcher whose mask is being computed"
+        if self._mask is not None:
+            mask[:] = self._mask
+            return
+        began = time.perf_counter()
         self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self.seconds = time.perf_counter() - began
         if self._inner.is_error() and self._again():
             self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+
+    def lend(self) -> Place:
+        """For a thread that computes its mask."""
+        assert not self.making, "a matcher's mask is computed by one thread"
+        self.making = True
+        args = (self._grammar, self._taken, self._inner, self._lives, self._lane, self._moves, self.seconds)
+        return Place(*args)
+
+    def back(self, made: Made) -> None:
+        """What came of it."""
+        self.making = False
+        self._mask, self._inner, self._lives, self._lane = made.mask, made.inner, made.lives, made.lane
+        self.seconds = made.seconds
 
 
 class Grammars:
     def __init__(
-        self, tokenizer: Callable[[], Tokenizer], vocab: int, eos: Sequence[int], states: int = STATES
-    ) -> None:
+        self, tokenizer: Callable[[], Tokenizer], vocab: int, eos: Sequence[int], states: int = STATES,
+        lanes: int | None = None,
+    ) -> None:  # fmt: skip
         """`tokenizer` loads the model's, or raises why there is none; `vocab` is the width of its logits;
-        `states` are what a lexer may have, of all answers that share it."""
+        `states` are what a lexer may have, of all answers that share it; `lanes`, threads for masks that take
+        long, as many as there are cores for if None."""
         self._states = states
         self._tokenizer = tokenizer
         self._vocab = vocab
@@ -99,6 +153,10 @@ class Grammars:
         self._begun = False
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+        self._count = lanes
+        self._lanes: Lanes | None = None
+        self._making: dict[int, list[Matcher]] = {}
+        """By the lanes' number."""
 
     def __repr__(self) -> str:
         return f"Grammars({len(self._compiled)} compiled)"
@@ -121,7 +179,7 @@ class Grammars:
         found = self._compiled.get(grammar)
         if found is None:
             found = Future()
-            self._work.put(_settling(found, lambda: self.fresh(grammar)))
+            self._work.put(_settling(found, lambda: self._form(grammar)))
             self.keep(grammar, found)
         self._compiled.move_to_end(grammar)
         return found
@@ -139,10 +197,11 @@ class Grammars:
         compiled = self.compile(grammar)
         if (failed := compiled.exception()) is not None:  # whatever it is, the engine goes on
             raise InvalidField("grammar", f"cannot be followed: {failed}") from failed
-        inner = compiled.result()
-        if inner.is_error():
-            raise InvalidField("grammar", inner.get_error())
-        matcher = Matcher(inner.deep_copy(), (), lambda: self._anew(grammar))
+        form = compiled.result()
+        if form.inner.is_error():
+            raise InvalidField("grammar", form.inner.get_error())
+        own = replace(form, inner=form.inner.deep_copy())
+        matcher = Matcher(grammar, own, lambda: self._anew(grammar, form))
         for token in generated:
             if not matcher.take(token):
                 raise InvalidField("generated", f"does not follow the grammar: {matcher.wrong}")
@@ -155,6 +214,36 @@ class Grammars:
             matcher.fill(mask)
         return made
 
+    def begin(self, matchers: Sequence[Matcher]) -> None:
+        """Have their masks computed beside what follows."""
+        if self._lanes is None:
+            self._lanes = Lanes(self.fresh, self.mask_bytes, self._count)
+        for number, share in self._lanes.begin([matcher.lend() for matcher in matchers]):
+            self._making[number] = [matchers[at] for at in share]
+
+    @property
+    def making(self) -> bool:
+        """Whether masks are being computed, or are to be collected."""
+        return bool(self._making)
+
+    def collect(self, within_s: float = 0.0) -> None:
+        """Take in the masks that are there, after waiting up to `within_s` for the first."""
+        while self._making and self._lanes is not None:
+            try:
+                done = self._lanes.done.get(timeout=within_s) if within_s else self._lanes.done.get_nowait()
+            except queue.Empty:
+                return
+            self._settle(self._lanes, *done)
+            within_s = 0.0
+
+    def _settle(self, lanes: Lanes, number: int, made: list[Made] | BaseException) -> None:
+        lanes.ended(number)
+        matchers = self._making.pop(number)
+        if isinstance(made, BaseException):
+            raise made
+        for matcher, one in zip(matchers, made, strict=True):
+            matcher.back(one)
+
     def fresh(self, grammar: str) -> LLMatcher:
         """Compiled here and now, and for the caller alone."""
         from llguidance import LLMatcher, LLParserLimits
@@ -165,10 +254,21 @@ class Grammars:
         )  # fmt: skip
         return LLMatcher(self._vocabulary.result(), grammar, log_level=0, limits=limits)
 
-    def _anew(self, grammar: str) -> LLMatcher:
+    def _form(self, grammar: str) -> Form:
+        began = time.perf_counter()
+        inner = self.fresh(grammar)
+        compiling, first = time.perf_counter() - began, 0.0
+        for _ in range(2 if not inner.is_error() else 0):  # the second finds what the lexer learns once
+            answer, mask = inner.deep_copy(), np.empty(self.mask_bytes, dtype=np.uint8)
+            began = time.perf_counter()
+            answer.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            first = time.perf_counter() - began
+        return Form(inner, compiling, first)
+
+    def _anew(self, grammar: str, form: Form) -> LLMatcher:
         """For one that failed. Who comes later shares the new lexer, not the one that is full."""
-        made, kept = self.fresh(grammar), Future[Any]()
-        kept.set_result(made.deep_copy())
+        made, kept = self.fresh(grammar), Compiled()
+        kept.set_result(replace(form, inner=made.deep_copy()))
         self.keep(grammar, kept)
         return made
 

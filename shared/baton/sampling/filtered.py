@@ -34,8 +34,8 @@ MARKS = tl.constexpr(8)
 
 @triton.jit
 def _distance(mark):
-    """In units of the temperature: 1, 2, 3, 4.5, 7, 12, 20, all. Where most tokens end, one unit more may bring
-    ten times as many."""
+    """In units of the temperature: 1, 2, 3, 4.5, 7, 12, 20, all. Where most of them end, one more may bring
+    ten times the tokens."""
     near = tl.where(mark < 3, mark + 1.0, 4.5)
     far = tl.where(mark == 4, 7.0, tl.where(mark == 5, 12.0, tl.where(mark == 6, 20.0, float("inf"))))
     return tl.where(mark < 4, near, far)
