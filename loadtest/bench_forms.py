@@ -1,10 +1,11 @@
 """What answers in a given form cost: checking and compiling a schema, masks, and the steps of an engine.
 
-    python loadtest/bench_forms.py [--vocabulary 151936] [--prompts 32] [--tokens 128]
+    python loadtest/bench_forms.py [--vocabulary 151936] [--prompts 32] [--tokens 128] [--device cuda]
+        [--model DIR --load-format dummy]
 
-First the masks alone, for a vocabulary as large as Qwen3's made of drawn words; then the bundled model on
-this machine's CPU, the same prompts without a form, all with one, and half of them with one, each in turn
-three times. Figures of the second part hold as ratios.
+First the masks alone, for a vocabulary as large as Qwen3's made of drawn words; then a model, the bundled one
+unless another is named: the same prompts without a form, all with one, and half of them with one, each in
+turn three times. On a CPU, figures of the second part hold as ratios.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 from baton.core.types import SamplingParams
 from baton.engine import LLM
@@ -89,13 +91,13 @@ def masks(vocabulary: int) -> None:
     print(f"256 masks of one step: {told}")
 
 
-def steps(prompts: int, tokens: int) -> None:
+def steps(prompts: int, tokens: int, **engine: Any) -> None:
     free = SamplingParams(max_tokens=tokens, temperature=0.6, ignore_eos=True, seed=1)
     letters = forms.regex(f"[a-z ]{{{8 * tokens}}}")
     held = SamplingParams(max_tokens=tokens, temperature=0.6, seed=1, grammar=letters)
     mixed = [free, held] * (prompts // 2)
     ways = {"free": [free] * prompts, "in a form": [held] * prompts, "half of them": mixed}
-    with LLM(str(model_path()), max_running=prompts) as llm:
+    with LLM(max_running=prompts, **engine) as llm:
         llm.generate([[1, 2, 3]] * prompts, mixed)
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(3):
@@ -114,6 +116,9 @@ if __name__ == "__main__":
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default=str(model_path()))
+    parser.add_argument("--load-format", default="auto")
     args = parser.parse_args()
     masks(args.vocabulary)
-    steps(args.prompts, args.tokens)
+    steps(args.prompts, args.tokens, model=args.model, device=args.device, load_format=args.load_format)

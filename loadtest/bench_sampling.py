@@ -3,8 +3,9 @@
     python loadtest/bench_sampling.py [--device cuda] [--rows 1,64,256] [--vocab 151936] [--spread 3]
 
 Logits as a model's head leaves them: most tokens far below a few. `--spread` is their standard deviation; at
-1 and a temperature of 1 filters leave thousands of tokens, at 4 a few. On a GPU `plain` is what a graph has
-done already, so it is no part of the table's other rows; on a CPU, whose figures hold as ratios alone, it is.
+1 and a temperature of 1 filters leave thousands of tokens, at 4 a few. On a GPU graphs draw by temperature
+and filters, and that is no part of what the other rows tell. On a CPU, whose figures hold as ratios alone, it
+is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ CASES: dict[str, dict[str, object]] = {
     "log-probabilities": {"temperature": 0.6, "logprobs": 5},
     "a form": {"temperature": 0.6},
 }
+BEHIND = ("penalties", "log-probabilities", "a form")
+"""What is done behind a graph that has drawn already."""
 TURNS = 20
 
 
@@ -66,10 +69,10 @@ class Bench:
         self.take(some, CASES[name])
         sampler = Sampler(self.rows, draws)
         masks = Masks(np.arange(some, dtype=np.int32), self.bits[:some]) if name == "a form" else None
-        plain = None
-        if self.known and name != "plain":
-            plain = torch.zeros(len(self.logits), dtype=torch.int64, device=self.logits.device)
-        return _timed(lambda: sampler.sample(self.logits, self.places, masks, plain), self.logits.device)
+        drawn = None
+        if self.known and name in BEHIND:
+            drawn = torch.zeros(len(self.logits), dtype=torch.int64, device=self.logits.device)
+        return _timed(lambda: sampler.sample(self.logits, self.places, masks, drawn), self.logits.device)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
@@ -96,6 +99,8 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=3.0)
     asked = parser.parse_args()
     device = torch.device(asked.device)
+    if device.type == "cuda":
+        torch.set_num_threads(1)  # as engines do
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     print(f"{'ms a step':24}{'rows':>6}{'of them':>9}{'served':>10}{'defined':>10}")
     for count in map(int, asked.rows.split(",")):

@@ -15,6 +15,7 @@ from baton.cli.__main__ import main
 from baton.cli.bench.against import AGAINST, BATCH, Setup, Transformers
 from baton.cli.bench.work import Range, Work
 from baton.core.errors import InvalidSetting
+from baton.core.types import SamplingParams
 from baton.tiny import model_path
 
 __all__ = ["checkpoint"]
@@ -29,7 +30,7 @@ def offline(*words: str) -> int:
 def setup(checkpoint: Make, **changes: Any) -> Setup:
     made = Setup(
         model=str(checkpoint("llama").directory), dummy=False, device="cpu", dtype="float32", threads=1,
-        temperature=0.0,
+        sampling=SamplingParams(temperature=0.0),
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -97,10 +98,10 @@ class Recording(Transformers):
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_transformers_makes_just_the_tokens_that_are_counted(checkpoint: Make, temperature: float) -> None:
     work = Work(prompts=((5,) * 3, (6,) * 9, (7,) * 4), outputs=(2, 8, 5))
-    alone = Recording(setup(checkpoint, temperature=temperature), 1)
+    alone = Recording(setup(checkpoint, sampling=SamplingParams(temperature=temperature)), 1)
     alone.run(work)
     assert alone.asked[1:] == [([3], 2), ([9], 8), ([4], 5)], "after the warm-up, each as long as asked"
-    together = Recording(setup(checkpoint, temperature=temperature), 2)
+    together = Recording(setup(checkpoint, sampling=SamplingParams(temperature=temperature)), 2)
     together.run(work)
     assert together.asked == [([16, 16], 4), ([3, 9], 8), ([4], 5)]
 

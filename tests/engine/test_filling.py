@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
+from typing import cast
 
 import pytest
 
@@ -10,6 +12,7 @@ from baton.core.types import Request, SamplingParams
 from baton.engine.filling import LONG, ahead_of, longest, surplus
 from baton.engine.policy import LOOKED_AT
 from baton.engine.sequence import Sequence
+from baton.grammar.matcher import Matcher
 
 
 def sequence(arrival: int, prompt: int, output: int | None, computed: int = 0) -> Sequence:
@@ -41,6 +44,18 @@ def test_surplus_is_what_four_lines_and_two_rows_have_no_room_for(
     waiting = [sequence(i, *one) for i, one in enumerate(prompts)]
     decoding = [sequence(99 + i, *one, computed=one[0]) for i, one in enumerate(running)]
     assert surplus(waiting, decoding, lines=4, rows=2) == wanted
+
+
+def test_whoever_may_end_before_is_not_known() -> None:
+    plain, stopped, worded = (sequence(i, 10, 5) for i in range(3))
+    stopped.stops = frozenset([7])
+    worded.request = replace(plain.request, sampling=SamplingParams(max_tokens=5, stop=("end",)))
+    formed = sequence(3, 10, 5)
+    formed.matcher = cast("Matcher", object())
+    assert surplus([plain], [], 4, 2, certain=True) == surplus([plain], [], 4, 2)
+    for one in (stopped, worded, formed, sequence(4, 10, None)):
+        assert surplus([plain, one], [], 4, 2, certain=True) == inf
+        assert surplus([plain], [one], 4, 2, certain=True) == inf
 
 
 def test_what_is_computed_of_a_prompt_is_no_surplus() -> None:

@@ -14,6 +14,7 @@ import torch
 from tests.checkpoints import Checkpoint, Make
 from tests.engine.inline import Inline
 from tests.engine.test_exact import GREEDY, TOKENS, Reference, prompts, reference
+from tests.sampling.reference import distribution
 from torch import Tensor
 
 from baton.attention.base import HostShape, Spans
@@ -23,6 +24,7 @@ from baton.engine import runner
 from baton.engine.graphs import DecodeGraphs, Held, Lines, ladder, ladder_of_spans
 from baton.sampling.fresh import Ints
 from baton.sampling.noise import gumbel
+from baton.sampling.rows import Need, needs_of
 
 __all__ = ["reference"]
 
@@ -30,6 +32,7 @@ __all__ = ["reference"]
 _KINDS: list[dict[str, Any]] = [
     {"temperature": 0.8, "seed": 5},
     {"temperature": 0.9, "seed": 6, "top_p": 0.7, "repetition_penalty": 1.2},
+    {"temperature": 1.1, "seed": 7, "top_k": 20, "top_p": 0.9},
     {"temperature": 0.0, "logprobs": 3, "min_tokens": 4, "logit_bias": ((7, 2.0),)},
     {"temperature": 0.0, "logprobs": 2, "prompt_logprobs": 2},
 ]
@@ -43,7 +46,7 @@ class Uncaptured(DecodeGraphs):
     prompts = decodes = pieces = 0
 
     def replay(
-        self, lines: Lines, table: tuple[Ints, Ints, Ints], held: Held | None = None
+        self, lines: Lines, table: tuple[Ints, Ints, Ints], held: Held | None = None, filtered: bool = False
     ) -> tuple[Tensor, Tensor]:
         count = len(lines.rows)
         of_spans = held is not None and self.lines > 1
@@ -54,7 +57,10 @@ class Uncaptured(DecodeGraphs):
         self.prompts += slots
         self.decodes += count - slots
         attention = _Pieces(self.attention) if of_spans else _Alone(self.attention, lines, size)
-        logits, tokens = self._step(self._spans(of_spans, size), attention)
+        spans = self._spans(of_spans, size)
+        logits, tokens = self._step(spans, attention)
+        if filtered:
+            self._filter(spans, logits, tokens)
         self.pieces += 0 if isinstance(attention, _Alone) else attention.found
         return logits[:count], tokens[:count]
 
@@ -114,11 +120,26 @@ def draw(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tensor)
     return torch.where(temperatures[:, None] > 0, wide + noise, logits.double()).argmax(-1)
 
 
+def choose(
+    logits: Tensor, lines: Tensor, owners: Tensor, numbers: Tensor, seeds: Tensor, positions: Tensor,
+    tokens: Tensor,
+) -> None:  # fmt: skip
+    """The same of filters, for lines that are any and whose rows have some."""
+    noise = gumbel(seeds[owners], positions, logits.shape[1])
+    for line in lines[lines >= 0].tolist():
+        temperature, top_k, top_p, min_p = numbers[:4, owners[line]].double().tolist()
+        asked = SamplingParams(temperature=temperature, top_k=int(top_k), top_p=top_p, min_p=min_p)
+        if temperature and needs_of(asked) & Need.FILTER:
+            chances = torch.tensor(distribution(logits[line].tolist(), asked), dtype=torch.float64)
+            tokens[line] = (chances.log() + noise[line]).argmax()
+
+
 def with_lines(served: Inline, largest: int = 64, together: int = 1) -> Uncaptured:
     """`together`: lines of a prompt that read together."""
     its = served.built.runner
     its.graphs = Uncaptured(
-        its.decoder, its.attention, its.pool, its.table, its.last, its.sampling, ladder(largest), [], draw  # type: ignore[arg-type]
+        its.decoder, its.attention, its.pool, its.table, its.last, its.sampling, ladder(largest), [],
+        draw, choose  # type: ignore[arg-type]
     )  # fmt: skip
     its.graphs.lines, its.graphs.span_sizes = together, ladder_of_spans(largest)
     return its.graphs
@@ -146,7 +167,7 @@ def test_short_prompts_as_lines_say_what_transformers_says(
 def test_prompts_alone_and_whatever_is_asked_of_them(checkpoint: Make) -> None:
     """Draws, penalties, log-probabilities, scores: the same with lines as without."""
     made: Checkpoint = checkpoint("qwen3")
-    some = [prompt[:20] for prompt in prompts()[:4]]
+    some = [prompt[:20] for prompt in prompts()[: len(ASKED)]]
     answers = []
     for lines in (False, True):
         with Inline(made.directory) as served:

@@ -13,7 +13,7 @@ from baton.cache.pages import PageAllocator
 from baton.core.errors import DeadlineExceeded, InvalidField, PromptTooLong, QueueFull
 from baton.core.types import Request, SamplingParams
 from baton.engine.holdings import Holdings
-from baton.engine.limits import Limits
+from baton.engine.limits import Limits, Mixing
 from baton.engine.loop import Engine
 from baton.engine.policy import policy_named
 from baton.engine.scheduler import Scheduler
@@ -34,7 +34,7 @@ def engine(
         max_running=8,
         max_queued=100_000,
         prefill_budget=32,
-        mixed=False,
+        mixing=Mixing.NEVER,
         lines=16,
         vocab=VOCAB,
         eos=eos,
@@ -94,7 +94,7 @@ def test_tokens_are_those_of_an_undisturbed_run(
         cache=cache,
         policy=policy,
         overlap=overlap,
-        mixed=mixed,
+        mixing=Mixing.ALWAYS if mixed else Mixing.NEVER,
         prefill_budget=16,
     )
     made = prompts(40, seed=pages)
@@ -172,8 +172,9 @@ def test_all_of_a_list_ends_together_where_those_who_run_give_way_to_longer_answ
     steps = {}
     for policy in ("fcfs", "lof"):
         served = engine(
-            policy=policy, pages=700, cache="naive", mixed=True, prefill_budget=64, lines=16, max_running=24
-        )
+            policy=policy, pages=700, cache="naive", mixing=Mixing.ALWAYS, prefill_budget=64, lines=16,
+            max_running=24,
+        )  # fmt: skip
         for i, (prompt, count) in enumerate(made):
             served.submit(request(f"r{i}", prompt, count))
         tokens = run(served)
@@ -187,7 +188,7 @@ def test_all_of_a_list_ends_together_where_those_who_run_give_way_to_longer_answ
     "counts", [[40] * 8, [40, None], [40, 20] * 300], ids=["full", "unbounded", "more than are looked at"]
 )
 def test_prompts_come_first_where_answers_leave_no_lines_for_them(counts: list[int | None]) -> None:
-    served = engine(policy="lof", pages=400, mixed=True, prefill_budget=64, lines=8, max_running=8)
+    served = engine(policy="lof", pages=400, mixing=Mixing.ALWAYS, prefill_budget=64, lines=8, max_running=8)
     for i, count in enumerate(counts):
         one = request(f"r{i}", [i % 90 + 1] * 20, 1)
         served.submit(replace(one, sampling=SamplingParams(max_tokens=count, ignore_eos=True)))
@@ -195,8 +196,22 @@ def test_prompts_come_first_where_answers_leave_no_lines_for_them(counts: list[i
     assert launch is not None and sum(span.tokens for span in launch.spans) == min(20 * len(counts), 64)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_steps_are_filled_by_themselves_while_all_lengths_are_known(known: bool) -> None:
+    served = engine(policy="lof", pages=400, mixing=Mixing.KNOWN, lines=16, eos=frozenset([3]))
+    asked = [request(f"r{i}", [i + 1] * 20, 20 if i else 40, ignore_eos=known or i < 2) for i in range(3)]
+    served.submit(asked[0])
+    for _ in range(3):
+        served.step()
+    for one in asked[1:]:
+        served.submit(one)
+    launch = served.scheduler.next()
+    assert launch is not None and len(launch.decodes) == known
+    assert sum(span.tokens for span in launch.spans) == (15 if known else 32)
+
+
 def test_those_who_run_give_way_to_a_prompt_whose_answer_will_be_longer() -> None:
-    served = engine(policy="lof", pages=400, mixed=True, lines=7, max_running=8)
+    served = engine(policy="lof", pages=400, mixing=Mixing.ALWAYS, lines=7, max_running=8)
     for i, count in enumerate([90, 85, 84, 83]):
         served.submit(request(f"r{i}", [i + 1] * 30, count))
     gave_way = []
@@ -214,7 +229,7 @@ def test_those_who_run_give_way_to_a_prompt_whose_answer_will_be_longer() -> Non
 
 def test_who_gives_way_still_ends_while_longer_work_keeps_coming() -> None:
     """Rows bound what is before it: with none free, nobody comes who could be."""
-    served = engine(policy="lof", pages=300, mixed=True, prefill_budget=8, lines=8, max_running=4)
+    served = engine(policy="lof", pages=300, mixing=Mixing.ALWAYS, prefill_budget=8, lines=8, max_running=4)
     served.submit(request("short", [1] * 9, 12))
     ended = 0
     for i in range(200):
@@ -300,7 +315,7 @@ def test_aborts_at_any_moment_leave_nothing_behind() -> None:
 
 def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:
     chance = random.Random(11)
-    served = engine(pages=48, max_running=12, prefill_budget=24, mixed=True)
+    served = engine(pages=48, max_running=12, prefill_budget=24, mixing=Mixing.ALWAYS)
     expected: dict[str, list[int]] = {}
     tokens: dict[str, list[int]] = {}
     aborted: set[str] = set()
@@ -338,7 +353,7 @@ def test_soak_of_ten_thousand_requests_ends_with_every_page_free() -> None:
 def test_who_has_pages_twice_comes_back_with_them_once(overlap: bool, mixed: bool, waits: bool) -> None:
     """Equal prompts decode equal pages; those of the second are beside the first one's in the cache, and hold
     them there. Alone it needs every page of the pool once."""
-    served = engine(pages=12, overlap=overlap, mixed=mixed)
+    served = engine(pages=12, overlap=overlap, mixing=Mixing.ALWAYS if mixed else Mixing.NEVER)
     tokens = {"short": 20, "long": 28}
     for id, count in tokens.items():
         served.submit(request(id, [1] * 16, count))

@@ -10,6 +10,7 @@ from tests.engine.test_scheduler import engine, prompts, request
 
 from baton.core.types import SamplingParams
 from baton.engine.batch import Batch
+from baton.engine.limits import Mixing
 from baton.engine.steps import from_step, to_step
 from baton.protocol.engine import encode, read_to_rank
 from baton.sampling.fresh import Fresh
@@ -39,7 +40,7 @@ def assert_same(one: Any, other: Any, where: str) -> None:
 def test_every_batch_of_a_busy_run_arrives_as_it_was_sent() -> None:
     """Chunks, decodes, retractions, penalties and scored prompts, as one engine announces them."""
     batches: list[Batch] = []
-    served = engine(pages=40, mixed=True, prefill_budget=16)
+    served = engine(pages=40, mixing=Mixing.ALWAYS, prefill_budget=16)
     served.announce = batches.append
     for i, prompt in enumerate(prompts(40, seed=1)):
         asked: dict[str, Any] = {"presence_penalty": 0.5, "seed": 2**64 - 1 - i} if i % 3 else {}

@@ -9,6 +9,7 @@ from tests.gpu.device import CUDA, DEVICE, QUIET
 
 from baton.core.types import SamplingParams
 from baton.sampling.drawing import ByDefinition, ByKernels
+from baton.sampling.filtered import choose
 from baton.sampling.fresh import Fresh
 from baton.sampling.fused import sample
 from baton.sampling.masks import Masks
@@ -67,10 +68,12 @@ def test_both_ways_give_the_same(masked: range, known: bool) -> None:
     sampler = Sampler(by_kernels, ByKernels(by_kernels))
     sampler.warm(batch.logits.dtype)
     of_lines = by_kernels.temperature[batch.places.rows], by_kernels.seeds[batch.places.rows]
-    plain = sample(batch.logits, *of_lines, batch.places.positions)  # as a graph has done
-    before = plain.clone()
-    got = sampler.sample(batch.logits, batch.places, masks, plain if known else None)
-    assert torch.equal(plain, before), "it belongs to the graph"
+    drawn = sample(batch.logits, *of_lines, batch.places.positions)  # as graphs do
+    every, numbers = torch.arange(20, dtype=torch.int32, device=DEVICE), by_kernels.numbers
+    choose(batch.logits, every, batch.places.rows, numbers, by_kernels.seeds, batch.places.positions, drawn)
+    before = drawn.clone()
+    got = sampler.sample(batch.logits, batch.places, masks, drawn if known else None)
+    assert torch.equal(drawn, before), "it belongs to the graph"
     differ = int((got.tokens != wanted.tokens).sum())
     assert differ <= (1 if CUDA else 0), (got.tokens, wanted.tokens)
     assert wanted.logprobs is not None and got.logprobs is not None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.gpu.device import CUDA, DEVICE, QUIET
 from torch import Tensor
 
-from baton.sampling.filtered import choose
+from baton.sampling.filtered import SERVED, Sizes, choose
 from baton.sampling.noise import gumbel
 
 CLOSE = 2e-4
 """Two candidates closer than this may swap on the GPU, whose fast logarithm differs in the last bits."""
-SMALL = {"few": 16, "chunk": 128, "block": 64, "wide": 64}
+SMALL = Sizes(few=16, fewer=8, chunk=128, block=64, step=128, wide=64)
 """Few rows of few tokens then go every way that many do."""
 
 pytestmark = QUIET
@@ -56,19 +57,22 @@ class Case:
         self.seeds = torch.randint(-(2**63), 2**63 - 1, (count + 3,), generator=chance)
         self.positions = torch.randint(0, 2**20, (count,), generator=chance, dtype=torch.int32)
 
-    def drawn(self, lines: list[int] | None = None, **sizes: int) -> list[int]:
+    def drawn(self, lines: list[int] | None = None, sizes: Sizes = SERVED) -> list[int]:
         asked = list(range(len(self.logits))) if lines is None else lines
         out = torch.full((len(self.logits),), -1, dtype=torch.int64, device=DEVICE)
         rest = (self.owners, self.numbers, self.seeds, self.positions)
         at = torch.tensor(asked, dtype=torch.int32)
-        choose(self.logits, at.to(DEVICE), *(part.to(DEVICE) for part in rest), out, **sizes)
+        choose(self.logits, at.to(DEVICE), *(part.to(DEVICE) for part in rest), out, sizes)
         assert all(out[line] == -1 for line in range(len(self.logits)) if line not in asked)
         return [int(out[line]) for line in asked]
 
-    def check(self, **sizes: int) -> None:
+    def check(self, sizes: Sizes = SERVED) -> None:
         noise = gumbel(self.seeds[self.owners.long()], self.positions, self.logits.shape[1])
-        for line, token in enumerate(self.drawn(**sizes)):
+        for line, token in enumerate(self.drawn(sizes=sizes)):
             logits, filters = self.logits[line].cpu(), self.filters[line]
+            if filters[0] == 0 or filters[1:] == (0, 1.0, 0.0):
+                assert token == -1, "plain sampling draws for those"
+                continue
             kept = stays(logits, *filters)
             assert kept[token], (line, filters, token)
             value = torch.where(kept, logits.float() / filters[0] + noise[line], float("-inf"))
@@ -100,7 +104,21 @@ FILTERS = [
 def test_the_same_tokens_as_the_definition(vocab: int, spread: float, dtype: torch.dtype) -> None:
     chance = torch.Generator().manual_seed(vocab)
     logits = spread * torch.randn(len(FILTERS), vocab, generator=chance) - 2
-    Case(logits.to(dtype), FILTERS).check(**SMALL)
+    Case(logits.to(dtype), FILTERS).check(SMALL)
+
+
+def test_whoever_has_no_filter_keeps_what_is_there() -> None:
+    chance = torch.Generator().manual_seed(5)
+    case = Case(torch.randn(5, 300, generator=chance), [
+        (1.0, 5, 1.0, 0.0), (0.0, 5, 0.9, 0.1), (1.0, 0, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (0.9, 0, 0.5, 0.0),
+    ])  # fmt: skip
+    alone = case.drawn(sizes=SMALL)
+    assert alone[0] >= 0 and alone[4] >= 0 and alone[1:4] == [-1] * 3
+    out = torch.full((5,), 7, dtype=torch.int64, device=DEVICE)
+    rest = (case.owners, case.numbers, case.seeds, case.positions)
+    lines = torch.tensor([-1, 1, 4, -1, 3], dtype=torch.int32)
+    choose(case.logits, lines.to(DEVICE), *(part.to(DEVICE) for part in rest), out, SMALL)
+    assert out.tolist() == [7, 7, 7, 7, alone[4]], "below 0 is no line"
 
 
 @pytest.mark.parametrize("few", [16, 256])
@@ -109,7 +127,7 @@ def test_equal_logits_stay_by_their_ids(few: int) -> None:
     chance = torch.Generator().manual_seed(1)
     logits = torch.randint(-2, 3, (len(FILTERS), 300), generator=chance).float()
     logits[::2] *= -0.0 if few == 16 else 1.0
-    Case(logits, FILTERS).check(**{**SMALL, "few": few})
+    Case(logits, FILTERS).check(replace(SMALL, few=few, fewer=min(few, 8)))
 
 
 @pytest.mark.timeout(600)
@@ -136,16 +154,16 @@ def test_anything_goes(seed: int) -> None:
         for _ in range(count)
     ]  # fmt: skip
     case = Case(logits.to(chance.choice([torch.bfloat16, torch.float32])), filters, seed)
-    case.check(**SMALL)
+    case.check(SMALL)
 
 
 def test_what_shares_the_batch_makes_no_difference() -> None:
     logits = 3 * torch.randn(len(FILTERS), 700, generator=torch.Generator().manual_seed(3)).bfloat16()
     case = Case(logits, FILTERS)
-    together = case.drawn(**SMALL)
+    together = case.drawn(sizes=SMALL)
     for line in (1, 4, 6):
-        assert case.drawn([line], **SMALL) == [together[line]]
-    assert case.drawn([9, 2, 5], **SMALL) == [together[9], together[2], together[5]]
+        assert case.drawn([line], SMALL) == [together[line]]
+    assert case.drawn([9, 2, 5], SMALL) == [together[9], together[2], together[5]]
 
 
 @pytest.mark.parametrize("few", [4, 16])
@@ -154,7 +172,9 @@ def test_draws_follow_what_is_left(few: int) -> None:
     logits = torch.linspace(-1.5, 1.5, vocab).expand(draws, vocab)
     case = Case(logits, [(0.7, 0, 0.8, 0.0)] * draws)
     kept = stays(logits[0], *case.filters[0])
-    counts = torch.bincount(torch.tensor(case.drawn(**{**SMALL, "few": few})), minlength=vocab).double()
+    counts = torch.bincount(
+        torch.tensor(case.drawn(sizes=replace(SMALL, few=few, fewer=min(few, 8)))), minlength=vocab
+    ).double()
     expected = torch.where(kept, (logits[0].double() / 0.7).exp(), 0.0)
     expected *= draws / expected.sum()
     assert int(counts[~kept].sum()) == 0
@@ -167,7 +187,7 @@ def test_draws_follow_what_is_left(few: int) -> None:
 def test_a_row_of_nothing_still_gives_a_token() -> None:
     for hopeless in (float("-inf"), float("nan")):
         case = Case(torch.full((len(FILTERS), 100), hopeless), FILTERS)
-        assert all(0 <= token < 100 for token in case.drawn(**SMALL))
+        assert all(0 <= token < 100 for token in case.drawn(sizes=SMALL))
 
 
 def test_strides_are_respected() -> None:
@@ -176,4 +196,4 @@ def test_strides_are_respected() -> None:
     wide[:, :200] = logits
     case, other = Case(logits, FILTERS), Case(logits, FILTERS)
     other.logits = wide.to(DEVICE)[:, :200]
-    assert case.drawn(**SMALL) == other.drawn(**SMALL)
+    assert case.drawn(sizes=SMALL) == other.drawn(sizes=SMALL)

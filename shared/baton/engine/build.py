@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +13,11 @@ from baton.attention.choose import Need, choose_attention
 from baton.cache import make_cache
 from baton.cache.pages import PageAllocator
 from baton.cache.pool import PoolShape, fit_memory, fit_pages, make_pool
+from baton.core.cores import usable
 from baton.core.errors import InvalidSetting
 from baton.engine.config import EngineConfig
 from baton.engine.holdings import Holdings
-from baton.engine.limits import Limits
+from baton.engine.limits import Limits, Mixing
 from baton.engine.policy import policy_named
 from baton.engine.rehearsal import enough_memory_for, step_bytes
 from baton.engine.runner import Runner
@@ -50,6 +50,8 @@ CPU_SHARE = 0.2
 """Of the free memory: a laptop has other work, and several workers may share it."""
 FILLED = 256
 """Lines that mixed steps are filled up to where no graphs bound them."""
+HEAVY = 6 << 30
+"""Bytes of weights from which on steps are better filled up: reading them pays for computing more besides."""
 CPU_POOL_BYTES = 1 << 30
 """Largest pool that is taken unasked on a CPU: the transport registers all of it, which touches it."""
 
@@ -120,6 +122,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
             quantization=config.quantization, scales=scales,
         )  # fmt: skip
     progress("weights", 1.0)
+    weights = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     need = partial(_need, config, model, ranks, scales)
     shape = _pool_shape(config, model, ranks, decoder, device, need)
     longest = min(config.max_model_len or model.max_model_len, (shape.pages - 1) * shape.page_size)
@@ -135,7 +138,7 @@ def build(spec: RankSpec, progress: Progress) -> Built:
             usual_tokens=_usual_tokens(config),
             progress=lambda done: progress("graphs", done),
         )  # fmt: skip
-    scheduler = _scheduler(config, model, shape, longest, grammars)
+    scheduler = _scheduler(config, _mixing(config, weights), model, shape, longest, grammars)
     agent = Agent(layouts[ranks.rank], memory.region, rank=ranks.rank) if memory else None
     return Built(
         config, scheduler, runner, shape, model.eos_token_ids, name, ranks.all_reduce, agent, layouts
@@ -144,7 +147,15 @@ def build(spec: RankSpec, progress: Progress) -> Built:
 
 def _usual_tokens(config: EngineConfig) -> int:
     """What mixed steps take that no graph of decodes has room for."""
-    return config.prefill_budget if config.mixed and not policy_named(config.policy).gives_way else 0
+    return config.prefill_budget if config.mixed is True and not policy_named(config.policy).gives_way else 0
+
+
+def _mixing(config: EngineConfig, weights: int) -> Mixing:
+    """`weights`: bytes of them on a GPU."""
+    if config.mixed == "auto":
+        filled = policy_named(config.policy).gives_way and weights >= HEAVY
+        return Mixing.KNOWN if filled else Mixing.NEVER
+    return Mixing.ALWAYS if config.mixed else Mixing.NEVER
 
 
 def _need(
@@ -199,8 +210,9 @@ def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
         raise InvalidSetting(
             "max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}"
         )
-    threads = config.threads or max(1, (os.cpu_count() or 1) // config.tensor_parallel)
-    torch.set_num_threads(threads)
+    # On a GPU what is left for the CPU is too small to be shared out, and threads that wait take from others.
+    share = max(1, usable() // config.tensor_parallel) if cpu else 1
+    torch.set_num_threads(config.threads or share)
     return config
 
 
@@ -269,11 +281,12 @@ def _grammars(config: EngineConfig, model: ModelConfig) -> Grammars:
 
 
 def _scheduler(
-    config: EngineConfig, model: ModelConfig, shape: PoolShape, longest: int, grammars: Grammars
-) -> Scheduler:
+    config: EngineConfig, mixing: Mixing, model: ModelConfig, shape: PoolShape, longest: int,
+    grammars: Grammars,
+) -> Scheduler:  # fmt: skip
     limits = Limits(
         max_model_len=longest, max_running=config.max_running, max_queued=config.max_queued,
-        prefill_budget=config.prefill_budget, mixed=config.mixed, vocab=model.vocab_size,
+        prefill_budget=config.prefill_budget, mixing=mixing, vocab=model.vocab_size,
         eos=frozenset(model.eos_token_ids), lines=min(config.graph_max_batch or FILLED, config.max_running),
     )  # fmt: skip
     cache = make_cache(config.cache, policy=config.eviction)

@@ -53,9 +53,10 @@ class EngineConfig:
     """Sequences that may wait; more are refused."""
     prefill_budget: int = 16384
     """Most prompt tokens computed in one step; longer prompts are cut into chunks. 0 is no limit."""
-    mixed: bool = False
+    mixed: bool | Literal["auto"] = "auto"
     """Put prefill chunks and decodes into one step instead of running prefills first. With lof, steps are
-    filled up to graph_max_batch tokens, and who has little left of its max_tokens gives way to prompts."""
+    filled up to graph_max_batch tokens, and who has little left of its max_tokens gives way to prompts; auto
+    does that alone, on GPUs that hold large weights, while nothing ends an answer before its max_tokens."""
     policy: str = "priority"
     """Order of the waiting queue: priority (within one the earliest deadline), fcfs, lof (the longest output
     first, by max_tokens), lpm (the longest cached prefix) or dfs-weight."""
@@ -83,7 +84,7 @@ class EngineConfig:
     handover: bool = False
     """Whether pages can be exchanged with other workers: registers the pool with the transport."""
     threads: int = 0
-    """CPU threads of each rank; 0 shares the machine's cores between the ranks."""
+    """CPU threads of each rank; 0 is one on a GPU, elsewhere a share of the cores the container may use."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:
@@ -117,7 +118,7 @@ class EngineConfig:
         need(self.all_reduce != "peer" or self.device == "cuda", "all_reduce", "auto or nccl on a CPU")
         need(self.graph_max_batch >= 0, "graph_max_batch", "0 (no graphs) or more")
         need(self.graph_max_tokens >= 0, "graph_max_tokens", "0 (no graphs) or more")
-        need(self.threads >= 0, "threads", "0 (share the cores) or more")
+        need(self.threads >= 0, "threads", "0 (as many as are of use) or more")
 
     @property
     def kv_dtype(self) -> str:

@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Listing
 from math import inf
 
-from baton.engine.policy import LOOKED_AT, left
+from baton.engine.policy import LOOKED_AT, known, left
 from baton.engine.sequence import Sequence
 
 LONG = 1024
 """Tokens of a prompt beyond which its lines read more of what lies before them than they save."""
 
 
-def surplus(prompts: Listing[Sequence], running: Listing[Sequence], lines: int, rows: int) -> float:
+def surplus(
+    prompts: Listing[Sequence], running: Listing[Sequence], lines: int, rows: int, *, certain: bool = False
+) -> float:
     """Tokens to compute that do not fit into the steps of `lines` which the answers take in any case, with
-    `rows` of them at a time. Infinite where an answer's length is not bounded, a prompt is too long, or there
-    are so many that no lines will be empty."""
+    `rows` of them at a time. Infinite where an answer's length is not bounded (with `certain`, not known),
+    a prompt is too long, or there are so many that no lines will be empty."""
     if len(prompts) > LOOKED_AT or any(len(one.tokens) > LONG for one in prompts):
+        return inf
+    if certain and not all(known(one) for one in (*prompts, *running)):
         return inf
     answers = [left(one) for one in (*prompts, *running)]
     if (tokens := sum(answers)) == inf:

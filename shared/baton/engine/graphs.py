@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs: the whole step, sampling included, replayed with one launch.
+"""Decode steps as CUDA graphs: the whole step, sampling included, replayed with one launch, two with filters.
 
 A ladder of batch sizes is captured from the largest to the smallest over one memory pool. A replay
 reads one int32 buffer that the host fills beforehand: a line a token, and the places of the page
@@ -28,6 +28,8 @@ from baton.sampling.rows import SamplingRows
 
 Draw = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Plain sampling: (logits, temperatures, seeds, positions) of M lines → M tokens."""
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+"""With filters: (logits, lines, owners, numbers, seeds, positions, tokens), as `sampling.filtered.choose`."""
 RING = 4
 """Pinned buffers in turn: more than the steps that can be in flight."""
 
@@ -79,12 +81,14 @@ class Captured:
     """One batch size: its graph, the attention that plans for it, and where its results appear."""
 
     graph: torch.cuda.CUDAGraph
+    filters: torch.cuda.CUDAGraph
+    """Draws anew, behind it, for rows that have filters."""
     attention: GraphAttention
     spans: Spans
     logits: Tensor
     """[size, vocab]."""
     tokens: Tensor
-    """[size] int64: what plain sampling chose; also written to the rows' last tokens."""
+    """[size] int64: what was drawn; also written to the rows' last tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,13 @@ class Inputs:
 class DecodeGraphs:
     def __init__(
         self, decoder: Decoder, attention: Capturable, pool: Tensor, table: Tensor, last: Tensor,
-        sampling: SamplingRows, sizes: list[int], span_sizes: list[int], draw: Draw,
+        sampling: SamplingRows, sizes: list[int], span_sizes: list[int],
+        draw: Draw, choose: Choose,
     ) -> None:  # fmt: skip
         """`sizes`: batch sizes to capture, smallest first; `span_sizes` the same for steps with prompts,
         where attention knows such. `last`: a token for each row of the table, and as many slots behind them
-        as the largest size, for tokens of prompts. `draw` is captured too."""
+        as the largest size, for tokens of prompts. `draw` and `choose` are captured
+        too, the second by itself."""
         self.decoder = decoder
         self.attention = attention
         self.pool = pool
@@ -147,6 +153,7 @@ class DecodeGraphs:
         self.sampling = sampling
         self.sizes, largest = sizes, sizes[-1]
         self.draw = draw
+        self.choose = choose
         self.inputs = Inputs(largest, pool.device)
         spans = attention.graph_spans(largest) if isinstance(attention, CapturableSpans) else None
         self.lines = 1 if spans is None else spans.lines
@@ -171,11 +178,13 @@ class DecodeGraphs:
         if attention.plans:
             attention.plan(_with_host(spans, np.zeros(size, dtype=np.int32)))
         for _ in range(2):  # compiles kernels and settles allocations before the capture
-            self._step(spans, attention)
+            self._filter(spans, *self._step(spans, attention))
         torch.cuda.current_stream().synchronize()
         with shared.capturing() as graph:
             logits, tokens = self._step(spans, attention)
-        return Captured(graph, attention, spans, logits, tokens)
+        with shared.capturing() as filters:
+            self._filter(spans, logits, tokens)
+        return Captured(graph, filters, attention, spans, logits, tokens)
 
     def _attention(self, of_spans: bool, size: int) -> GraphAttention:
         if not of_spans:
@@ -210,6 +219,14 @@ class DecodeGraphs:
         self.last.index_put_((goals,), tokens.to(torch.int32))
         return logits, tokens
 
+    def _filter(self, spans: Spans, logits: Tensor, tokens: Tensor) -> None:
+        """Draw anew for lines that sample and whose rows have filters."""
+        rows, sampling = spans.token_rows, self.sampling
+        goals = self.inputs.buffer[3, : len(rows)]
+        lines = torch.where(goals > 0, self._starts[: len(rows)], -1)
+        self.choose(logits, lines, rows, sampling.numbers, sampling.seeds, spans.positions + 1, tokens)
+        self.last.index_put_((goals,), tokens.to(torch.int32))
+
     def fits(self, lines: int) -> bool:
         return 0 < lines <= self.sizes[-1]
 
@@ -221,10 +238,10 @@ class DecodeGraphs:
         return next(size for size in (self.span_sizes if of_spans else self.sizes) if size >= lines)
 
     def replay(
-        self, lines: Lines, table: tuple[Ints, Ints, Ints], held: Held | None = None
+        self, lines: Lines, table: tuple[Ints, Ints, Ints], held: Held | None = None, filtered: bool = False
     ) -> tuple[Tensor, Tensor]:
         """One step: logits [lines, vocab] and tokens [lines], valid until the next replay. `held`: whose
-        lines they are, where some have several."""
+        lines they are, where some have several; `filtered`: whether any of their rows has filters."""
         count = len(lines.rows)
         of_spans = held is not None and self.lines > 1
         size = self._size(count, of_spans)
@@ -234,6 +251,8 @@ class DecodeGraphs:
         if captured.attention.plans:
             captured.attention.plan(_with_host(captured.spans, lines.positions))
         captured.graph.replay()
+        if filtered:
+            captured.filters.replay()
         return captured.logits[:count], captured.tokens[:count]
 
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from baton.core.errors import InvalidField, PromptTooLong
 from baton.core.types import Request
+
+
+class Mixing(Enum):
+    """Whether prompts and decodes share steps."""
+
+    NEVER = auto()
+    KNOWN = auto()
+    """While it is known how long every answer will be, which is what filling steps up needs."""
+    ALWAYS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +26,7 @@ class Limits:
     max_running: int
     max_queued: int
     prefill_budget: int
-    mixed: bool
+    mixing: Mixing
     lines: int
     """Of a mixed step that is filled up, where a policy gives way."""
     vocab: int

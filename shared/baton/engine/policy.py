@@ -53,6 +53,12 @@ def left(sequence: Sequence) -> float:
     return sequence.limit - len(sequence.tokens) - sequence.pending if bounded else inf
 
 
+def known(sequence: Sequence) -> bool:
+    """Whether its answer will have all the tokens that are left."""
+    ends = sequence.stops or sequence.request.sampling.stop or sequence.matcher is not None
+    return not ends and left(sequence) < inf
+
+
 def lof(waiting: list[Sequence], cached: CachedPages, now: float) -> list[Sequence]:
     """Longest output first, by `max_tokens`; who gave none may be the longest. Equals by arrival.
 

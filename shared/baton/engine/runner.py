@@ -36,6 +36,8 @@ MOST_READ = 32 << 30
 a GPU's memory, where launching the kernels of a step one by one takes the host 30."""
 SCORED = 128
 """Tokens of a prompt that are scored together: each has a line of logits, some of a MB, three times over."""
+DRAWN = Need.NOISE | Need.FILTER
+"""What graphs do by themselves."""
 LOOK_S = 0.00003
 """Between two looks at an event that is waited for."""
 
@@ -86,12 +88,13 @@ class Runner:
     def _decode_graphs(self, largest: int, only_largest: bool) -> DecodeGraphs | None:
         if self.device.type != "cuda" or largest == 0 or not isinstance(self.attention, Capturable):
             return None
+        from baton.sampling.filtered import choose
         from baton.sampling.fused import sample
 
         return DecodeGraphs(
             self.decoder, self.attention, self.pool, self.table, self.last, self.sampling,
             [largest] if only_largest else ladder(largest),
-            [largest] if only_largest else ladder_of_spans(largest), sample,
+            [largest] if only_largest else ladder_of_spans(largest), sample, choose,
         )  # fmt: skip
 
     def _stretches(self, largest: int, usual: int, only_largest: bool) -> Stretches | None:
@@ -153,12 +156,13 @@ class Runner:
         return self.decoder.forward(ids, spans, self.pool, self.attention, wanted)
 
     def _replay(self, batch: Batch, graphs: DecodeGraphs) -> _Awaited:
-        """A step of decodes alone, as one graph; what plain sampling cannot do is done after it."""
+        """A step of decodes alone, as one graph; what changes logits or asks of them is done after it."""
         self._seat(batch)
         host_rows = batch.decode_rows
         lines = Lines(host_rows, batch.decode_positions, host_rows, host_rows)
-        logits, tokens = graphs.replay(lines, self._changes(batch, graphs))
-        if self._plain(batch, host_rows):
+        need = self.sampling.every(host_rows)
+        logits, tokens = graphs.replay(lines, self._changes(batch, graphs), filtered=bool(need & Need.FILTER))
+        if batch.masks is None and need in DRAWN:
             return _settled(Picked(tokens), [], [])
         at = batch.decode_positions + 1
         rows, positions = self.upload([host_rows, at])
@@ -187,10 +191,12 @@ class Runner:
         ids, at, rows, positions = self.upload([batch.ids, flat.lines, flat.sampled_rows, flat.sampled_at])
         self.last[self.rows : self.rows + count] = ids
         held = Held(flat.rows, flat.new, flat.lengths)
-        logits, tokens = graphs.replay(lines, self._changes(batch, graphs), held)
+        need = self.sampling.every(flat.sampled_rows)
+        changes, filtered = self._changes(batch, graphs), bool(need & Need.FILTER)
+        logits, tokens = graphs.replay(lines, changes, held, filtered)
         if not len(flat.lines):
             return _settled(Picked(tokens[:0]), [], [])
-        if self._plain(batch, flat.sampled_rows):
+        if batch.masks is None and need in DRAWN:
             return _settled(Picked(tokens[at]), [], [])
         places = Places(rows, positions, flat.sampled_rows, flat.sampled_at)
         picked = self.sampler.sample(logits[at], places, batch.masks, tokens[at])
@@ -251,11 +257,8 @@ class Runner:
 
     # ---- after the model ----
 
-    def _plain(self, batch: Batch, rows: Ints) -> bool:
-        return batch.masks is None and self.sampler.plain(rows)
-
     def _tops(self, rows: Ints) -> list[int | None]:
-        if not np.bitwise_or.reduce(self.sampling.needs[rows], initial=0) & Need.LOGPROBS:
+        if Need.LOGPROBS not in self.sampling.every(rows):
             return []
         return [self.sampling.of(row).sampling.logprobs for row in rows.tolist()]
 

@@ -24,7 +24,7 @@ from baton.engine.filling import ahead_of, longest, surplus
 from baton.engine.headroom import Headroom
 from baton.engine.holdings import Holdings
 from baton.engine.launch import Launch, Span, assemble, fresh_of
-from baton.engine.limits import Limits, check
+from baton.engine.limits import Limits, Mixing, check
 from baton.engine.policy import LOOKED_AT, Policy, hopeless, victims
 from baton.engine.sequence import NEVER, Leg, Sequence, Stage
 from baton.grammar.matcher import Grammars
@@ -126,7 +126,7 @@ class Scheduler:
     def next(self) -> Launch | None:
         """The next step, or None when there is none before a flight is absorbed or a mask is there."""
         self.constrained.prepare(self.running)
-        if not self.limits.mixed:
+        if self.limits.mixing is Mixing.NEVER:
             spans, decodes = self._apart(self._budget)
         elif self.policy.gives_way:
             spans, decodes = self._filled(self.limits.lines)
@@ -147,7 +147,8 @@ class Scheduler:
         if not prompts:
             return [], self._decodes()
         wanting, _ = self._wanting()
-        over = surplus(prompts, wanting, lines, self.limits.max_running)
+        certain = self.limits.mixing is Mixing.KNOWN
+        over = surplus(prompts, wanting, lines, self.limits.max_running, certain=certain)
         if over > lines:
             return self._apart(int(min(self._budget, over)))
         room = max(lines, len(wanting))

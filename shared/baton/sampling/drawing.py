@@ -20,8 +20,8 @@ from baton.sampling.rows import Need, Needs, SamplingRows, send
 
 
 class Drawing(Protocol):
-    def draw(self, logits: Tensor, needs: Needs, places: Places, plain: Tensor | None = None) -> Tensor:
-        """[M, vocab] → [M] int64. `plain` is what would be drawn without filters, where that is known."""
+    def draw(self, logits: Tensor, needs: Needs, places: Places) -> Tensor:
+        """[M, vocab] → [M] int64."""
         ...
 
     def warm(self, dtype: torch.dtype) -> None:
@@ -40,7 +40,7 @@ class ByDefinition:
     def warm(self, dtype: torch.dtype) -> None:
         pass
 
-    def draw(self, logits: Tensor, needs: Needs, places: Places, plain: Tensor | None = None) -> Tensor:
+    def draw(self, logits: Tensor, needs: Needs, places: Places) -> Tensor:
         noisy = np.flatnonzero(needs & Need.NOISE)
         if not len(noisy):
             return logits.argmax(dim=-1)
@@ -90,13 +90,11 @@ class ByKernels:
             self._sample(logits, rows.temperature[:1], rows.seeds[:1], line)
             self._choose(logits, line, line, rows.numbers, rows.seeds, line, out)
 
-    def draw(self, logits: Tensor, needs: Needs, places: Places, plain: Tensor | None = None) -> Tensor:
+    def draw(self, logits: Tensor, needs: Needs, places: Places) -> Tensor:
         rows = self._rows
-        if plain is None:
-            of_lines = rows.temperature[places.rows], rows.seeds[places.rows]
-            tokens = self._sample(logits, *of_lines, places.positions)
-        else:
-            tokens = plain.clone()
+        tokens = self._sample(
+            logits, rows.temperature[places.rows], rows.seeds[places.rows], places.positions
+        )
         filtered = np.flatnonzero(needs & Need.FILTER).astype(np.int32)
         if len(filtered):
             lines = send(filtered, logits.device)

@@ -14,6 +14,8 @@ Nothing waits for the device.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -21,17 +23,9 @@ from torch import Tensor
 
 from baton.sampling.fused import UNTOLD, _gumbel, _keys
 
-BLOCK = 1024
-"""Vocabulary entries per pass of a program."""
-CHUNK = 8 * BLOCK
-"""Of a row, for one program."""
-WIDE = 4 * BLOCK
-"""The same where one program reads a whole row."""
-FEW = 1024
-"""Tokens that are sorted in one program."""
 POINTERS = [
-    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "values", "tokens",
-    "chosen",
+    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "values",
+    "tokens", "chosen",
 ]  # fmt: skip
 """One kernel for however they are aligned: some are parts of others."""
 MARKS = tl.constexpr(8)
@@ -40,8 +34,11 @@ MARKS = tl.constexpr(8)
 
 @triton.jit
 def _distance(mark):
-    """In units of the temperature: 1, 3, 6, 10, 15, 21, 28, all. The same wherever they are computed."""
-    return tl.where(mark == MARKS - 1, float("inf"), ((mark + 1) * (mark + 2) // 2).to(tl.float32))
+    """In units of the temperature: 1, 2, 3, 4.5, 7, 12, 20, all. Where most of them end, one more may bring
+    ten times the tokens."""
+    near = tl.where(mark < 3, mark + 1.0, 4.5)
+    far = tl.where(mark == 4, 7.0, tl.where(mark == 5, 12.0, tl.where(mark == 6, 20.0, float("inf"))))
+    return tl.where(mark < 4, near, far)
 
 
 @triton.jit
@@ -52,6 +49,18 @@ def _filters(numbers, rows, row):
     top_p = tl.load(numbers + 2 * rows + row)
     min_p = tl.load(numbers + 3 * rows + row)
     return scale, top_k, top_p, tl.where(min_p > 0, tl.log(min_p), float("-inf"))
+
+
+@triton.jit
+def _idle(line, owners, numbers, rows):
+    """Whether nothing is to be done: for no line, or one whose row has no filter."""
+    idle = line < 0
+    if not idle:
+        row = numbers + tl.load(owners + line)
+        cold = tl.load(row) <= 0
+        top_k, top_p, min_p = tl.load(row + rows), tl.load(row + 2 * rows), tl.load(row + 3 * rows)
+        idle = cold | ((top_k <= 0) & (top_p >= 1) & (min_p <= 0))
+    return idle
 
 
 @triton.jit
@@ -73,9 +82,18 @@ def _near(x, top, scale, floor):
 
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
-def _maximum(logits, lines, tops, vocab, stride, parts, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+def _maximum(
+    logits, lines, owners, numbers, rows, tops, taken, vocab, stride, parts,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of one part. Besides, that nothing is gathered yet."""
     k, part = tl.program_id(0), tl.program_id(1)
-    row = logits + tl.load(lines + k).to(tl.int64) * stride
+    line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
+    if part == 0:
+        tl.store(taken + k, 0)
+    row = logits + line.to(tl.int64) * stride
     lane = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], float("-inf"), tl.float32)
     for at in range(0, CHUNK, BLOCK):
@@ -97,6 +115,8 @@ def _weigh(
     """Of one part: how many tokens lie within each distance, and their weights, relative to the maximum's."""
     k, part = tl.program_id(0), tl.program_id(1)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     row = logits + line.to(tl.int64) * stride
     scale, _, _, floor = _filters(numbers, rows, tl.load(owners + line))
     top = _top(tops, k, parts, PARTS)
@@ -141,31 +161,33 @@ def _enough(counts, masses, k, parts, top_k, top_p, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _gather(
-    logits, lines, owners, numbers, rows, tops, counts, masses, values, tokens, vocab, stride, parts,
+    logits, lines, owners, numbers, rows, tops, counts, masses, taken, values, tokens, vocab, stride, parts,
     FEW: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of one part: what lies within, in the order of its ids, behind that of the parts before."""
+    """Of one part: what lies within, in any order; of a row, as many as were counted."""
     k, part = tl.program_id(0), tl.program_id(1)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     scale, top_k, top_p, floor = _filters(numbers, rows, tl.load(owners + line))
     nearest, found, _ = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
     if found > FEW:
         return
+    if tl.load(counts + (k * parts + part) * MARKS + nearest) == 0:
+        return
     row = logits + line.to(tl.int64) * stride
     top = _top(tops, k, parts, PARTS)
-    before = tl.arange(0, PARTS)
-    theirs = tl.load(counts + (k * parts + before) * MARKS + nearest, mask=before < part, other=0)
-    place = tl.sum(theirs, 0)
     lane = tl.arange(0, BLOCK)
+    one = tl.full([BLOCK], 1, tl.int32)
     for at in range(0, CHUNK, BLOCK):
         entry = part * CHUNK + at + lane
         x = _load(row, entry, vocab)
         below, left = _near(x, top, scale, floor)
         within = left & (below >= -_distance(nearest))
-        here = place + tl.cumsum(within.to(tl.int32), 0) - 1
-        tl.store(values + k * FEW + here, x, mask=within & (here < FEW))
-        tl.store(tokens + k * FEW + here, entry, mask=within & (here < FEW))
-        place += tl.sum(within.to(tl.int32), 0)
+        place = tl.atomic_add(taken + k + tl.zeros_like(lane), one, mask=within, sem="relaxed")
+        within = within & (place < FEW)
+        tl.store(values + k * FEW + place, x, mask=within)
+        tl.store(tokens + k * FEW + place, entry, mask=within)
 
 
 @triton.jit
@@ -178,10 +200,12 @@ def _ordered(x):
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _draw_few(
     lines, owners, numbers, rows, seeds, positions, tops, counts, masses, values, tokens, chosen, parts,
-    FEW: tl.constexpr, PARTS: tl.constexpr, FAST: tl.constexpr,
+    FEW: tl.constexpr, FEWER: tl.constexpr, PARTS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     owner = tl.load(owners + line)
     scale, top_k, top_p, _ = _filters(numbers, rows, owner)
     _, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
@@ -189,9 +213,38 @@ def _draw_few(
         tl.store(chosen + line, tl.full([], -1, tl.int64))  # for `_draw_many`
         return
     top = _top(tops, k, parts, PARTS)
-    lane = tl.arange(0, FEW)
-    x = tl.load(values + k * FEW + lane, mask=lane < found, other=float("-inf"))
-    token = tl.load(tokens + k * FEW + lane, mask=lane < found, other=0)
+    first, second = _keys(tl.load(seeds + owner), tl.load(positions + line))
+    at = k * FEW
+    if found <= FEWER:
+        best = _among(
+            values + at, tokens + at, found, top, scale, top_k, top_p, whole, first, second, FEWER, FAST
+        )
+    else:
+        best = _among(
+            values + at, tokens + at, found, top, scale, top_k, top_p, whole, first, second, FEW, FAST
+        )
+    tl.store(chosen + line, tl.where(best == UNTOLD, 0, best).to(tl.int64))
+
+
+@triton.jit
+def _among(
+    values,
+    tokens,
+    found,
+    top,
+    scale,
+    top_k,
+    top_p,
+    whole,
+    first,
+    second,
+    SIZE: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Draw from so many, of which SIZE are the most."""
+    lane = tl.arange(0, SIZE)
+    x = tl.load(values + lane, mask=lane < found, other=float("-inf"))
+    token = tl.load(tokens + lane, mask=lane < found, other=0)
     # The larger logit first, of equal ones the lower token; what is none comes last.
     packed = (_ordered(x).to(tl.int64) << 32) | (0x7FFFFFFF - token).to(tl.int64)
     packed = tl.sort(packed, descending=True)
@@ -203,10 +256,8 @@ def _draw_few(
     whole = tl.where(top_k > 0, tl.sum(weight, 0), whole)
     before = tl.cumsum(weight, 0) - weight
     stays = stays & ((lane == 0) | (before < _goal(top_p, whole)))
-    first, second = _keys(tl.load(seeds + owner), tl.load(positions + line))
     value = tl.where(stays, x * scale + _gumbel(token, first, second, FAST), float("-inf"))
-    best = tl.min(tl.where(stays & (value == tl.max(value, 0)), token, UNTOLD), 0)
-    tl.store(chosen + line, tl.where(best == UNTOLD, 0, best).to(tl.int64))
+    return tl.min(tl.where(stays & (value == tl.max(value, 0)), token, UNTOLD), 0)
 
 
 @triton.jit
@@ -301,6 +352,8 @@ def _draw_many(
 ):  # fmt: skip
     k = tl.program_id(0)
     line = tl.load(lines + k)
+    if _idle(line, owners, numbers, rows):
+        return
     if tl.load(chosen + line) >= 0:
         return
     owner = tl.load(owners + line)
@@ -343,6 +396,25 @@ def _draw_many(
     tl.store(chosen + line, tl.minimum(chose, vocab - 1).to(tl.int64))
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    few: int = 1024
+    """Tokens that are sorted in one program."""
+    fewer: int = 128
+    """The same, faster; mostly it is no more."""
+    chunk: int = 8192
+    """Of a row, for one program."""
+    block: int = 512
+    """Vocabulary entries per pass of a program that weighs."""
+    step: int = 2048
+    """The same of one that only looks."""
+    wide: int = 8192
+    """The same of one that reads a whole row."""
+
+
+SERVED = Sizes()
+
+
 def choose(
     logits: Tensor,
     lines: Tensor,
@@ -351,38 +423,43 @@ def choose(
     seeds: Tensor,
     positions: Tensor,
     out: Tensor,
-    few: int = FEW,
-    chunk: int = CHUNK,
-    block: int = BLOCK,
-    wide: int = WIDE,
+    sizes: Sizes = SERVED,
 ) -> None:
-    """A token for each of `lines` [K] int32, into `out` [M] int64.
+    """A token for each of `lines` [K] int32, into `out` [M] int64; below 0 is none, and who has a temperature
+    of 0 or no filter keeps what is there.
 
     logits [M, V] bf16, fp16 or fp32, rows contiguous; owners [M] int32, the row of `numbers` [7, R] and
-    `seeds` [R] that a line belongs to; positions [M] int32. Temperatures are above 0.
+    `seeds` [R] that a line belongs to; positions [M] int32.
     """
     vocab = logits.shape[1]
-    parts = triton.cdiv(vocab, chunk)
+    parts = triton.cdiv(vocab, sizes.chunk)
     grid, rows = (len(lines), parts), numbers.shape[1]
     whole = torch.empty((3, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
     tops, masses, counts = whole[0], whole[1], whole[2].view(torch.int32)
-    values = torch.empty((len(lines), few), dtype=torch.float32, device=logits.device)
-    tokens = torch.empty((len(lines), few), dtype=torch.int32, device=logits.device)
+    taken = torch.empty(len(lines), dtype=torch.int32, device=logits.device)
+    values = torch.empty((len(lines), sizes.few), dtype=torch.float32, device=logits.device)
+    tokens = torch.empty((len(lines), sizes.few), dtype=torch.int32, device=logits.device)
     size = {"PARTS": triton.next_power_of_2(parts)}
-    walk = {"CHUNK": chunk, "BLOCK": block, "num_warps": 8}
+    walk = {"CHUNK": sizes.chunk, "num_warps": 4}
     sums = (tops, counts, masses)
     bits = {torch.bfloat16: 16, torch.float16: 19}.get(logits.dtype, 32)
-    _maximum[grid](logits, lines, tops, vocab, logits.stride(0), parts, **walk)
-    _weigh[grid](logits, lines, owners, numbers, rows, *sums, vocab, logits.stride(0), parts, **size, **walk)
+    _maximum[grid](
+        logits, lines, owners, numbers, rows, tops, taken, vocab, logits.stride(0), parts,
+        BLOCK=sizes.step, **walk,
+    )  # fmt: skip
+    _weigh[grid](
+        logits, lines, owners, numbers, rows, *sums, vocab, logits.stride(0), parts,
+        BLOCK=sizes.block, **size, **walk,
+    )  # fmt: skip
     _gather[grid](
-        logits, lines, owners, numbers, rows, *sums, values, tokens, vocab, logits.stride(0), parts,
-        FEW=few, **size, **walk,
+        logits, lines, owners, numbers, rows, *sums, taken, values, tokens, vocab, logits.stride(0), parts,
+        FEW=sizes.few, BLOCK=sizes.step, **size, **walk,
     )  # fmt: skip
     _draw_few[grid[:1]](
         lines, owners, numbers, rows, seeds, positions, *sums, values, tokens, out, parts,
-        FEW=few, FAST=logits.is_cuda, num_warps=8, **size,
+        FEW=sizes.few, FEWER=sizes.fewer, FAST=logits.is_cuda, num_warps=8, **size,
     )  # fmt: skip
     _draw_many[grid[:1]](
         logits, lines, owners, numbers, rows, seeds, positions, *sums, out, vocab, logits.stride(0), parts,
-        BITS=bits, BLOCK=wide, FAST=logits.is_cuda, num_warps=16, **size,
+        BITS=bits, BLOCK=sizes.wide, FAST=logits.is_cuda, num_warps=16, **size,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from baton.core.types import SamplingParams
-from baton.sampling.fresh import Fresh
+from baton.sampling.fresh import Fresh, Ints
 
 Needs = npt.NDArray[np.uint8]
 """A `Need` for each line or row."""
@@ -102,6 +102,10 @@ class SamplingRows:
         self.seen[one.row] = False
         self.seen[one.row, prompt] = True
         self.counts[one.row] = torch.bincount(output, minlength=self.vocab)[: self.vocab].to(torch.int32)
+
+    def every(self, rows: Ints) -> Need:
+        """What they need, all of them together."""
+        return Need(int(np.bitwise_or.reduce(self.needs[rows], initial=0)))
 
     def of(self, row: int) -> Fresh:
         fresh = self.params[row]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from baton.core.types import MAX_TOP_LOGPROBS, TokenLogprob
 from baton.sampling.drawing import Drawing, drawing
-from baton.sampling.fresh import Ints
 from baton.sampling.masks import Masks
 from baton.sampling.places import Places
 from baton.sampling.rows import Need, Needs, SamplingRows, send
@@ -53,35 +52,33 @@ class Sampler:
         self._drawing.warm(dtype)
         self._drawing.warm(torch.float32)
 
-    def plain(self, host_rows: Ints) -> bool:
-        """Whether these rows need no more than temperature and argmax."""
-        return not np.bitwise_or.reduce(self.rows.needs[host_rows], initial=0) & ~np.uint8(Need.NOISE)
-
     def sample(
-        self, logits: Tensor, places: Places, masks: Masks | None = None, plain: Tensor | None = None
+        self, logits: Tensor, places: Places, masks: Masks | None = None, drawn: Tensor | None = None
     ) -> Picked:
-        """logits [M, vocab] → tokens, of those that `masks` leave; updates the penalties' counts. `plain` are
-        the tokens that nothing but temperature would give, where they are known."""
+        """logits [M, vocab] → tokens, of those that `masks` leave; updates the penalties' counts. `drawn` is
+        what these logits give where nothing changes them, if that is known."""
         needs = self.rows.needs[places.host_rows]
         changed = (needs & CHANGES) > 0
         if masks is not None:
             changed[masks.lines] = True
         if changed.any():
-            tokens = self._apart(logits, needs, places, masks, plain, changed)
+            tokens = self._apart(logits, needs, places, masks, drawn, changed)
         else:
-            tokens = self._drawing.draw(logits, needs, places, plain)
+            tokens = self._drawing.draw(logits, needs, places) if drawn is None else drawn.clone()
         asked = np.flatnonzero(needs & Need.LOGPROBS)
         return self._scored(logits, tokens, asked) if len(asked) else Picked(tokens)
 
     def _apart(
-        self, logits: Tensor, needs: Needs, places: Places, masks: Masks | None, plain: Tensor | None,
+        self, logits: Tensor, needs: Needs, places: Places, masks: Masks | None, drawn: Tensor | None,
         changed: npt.NDArray[np.bool_],
     ) -> Tensor:  # fmt: skip
         """Draw for others as if changed lines asked for nothing, and for those from copies."""
         if changed.all():
             tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+        elif drawn is None:
+            tokens = self._drawing.draw(logits, np.where(changed, np.uint8(0), needs), places)
         else:
-            tokens = self._drawing.draw(logits, np.where(changed, np.uint8(0), needs), places, plain)
+            tokens = drawn.clone()
         for lines in _parts(np.flatnonzero(changed)):
             some, at = places.some(lines)
             tokens[at] = self._change(logits[at].float(), needs[lines], some, _of(masks, lines))

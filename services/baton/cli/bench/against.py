@@ -6,7 +6,6 @@ tokens are counted that nobody asked for; and what is loaded once and warmed up 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from baton.cli.bench.work import Work
+from baton.core.cores import usable
+from baton.core.types import SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ class Setup:
     dtype: str
     threads: int
     """0 is one for each core."""
-    temperature: float
+    sampling: SamplingParams
 
 
 class Rival(Protocol):
@@ -50,7 +51,7 @@ class Transformers:
 
         self._batch = batch
         self._model = _model(setup, getattr(torch, setup.dtype))
-        self._sampling = _sampling(setup.temperature)
+        self._sampling = _sampling(setup.sampling)
         # Work for as many prompts as a batch has: what is made at a first call is made before the clock runs.
         self.run(Work(((1,) * 16,) * batch, (4,) * batch))
 
@@ -80,7 +81,7 @@ def _model(setup: Setup, dtype: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if setup.device == "cpu":
-        torch.set_num_threads(setup.threads or os.cpu_count() or 1)
+        torch.set_num_threads(setup.threads or usable())
     if setup.dummy:
         made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(Path(setup.model)), dtype=dtype)
     else:
@@ -89,11 +90,12 @@ def _model(setup: Setup, dtype: Any) -> Any:
     return made.to(setup.device).eval()
 
 
-def _sampling(temperature: float) -> dict[str, object]:
-    """Plain softmax sampling as the engine does it: without the top-50 cut that transformers adds."""
-    if not temperature:
+def _sampling(asked: SamplingParams) -> dict[str, object]:
+    """As the engine samples: without the top-50 cut that transformers adds."""
+    if asked.greedy:
         return {"do_sample": False}
-    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    filters = {"top_k": max(0, asked.top_k), "top_p": asked.top_p, "min_p": asked.min_p or None}
+    return {"do_sample": True, "temperature": asked.temperature, **filters}
 
 
 def _batches(count: int, size: int) -> Iterator[range]:

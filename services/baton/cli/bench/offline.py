@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +36,10 @@ ENGINE = {
     "profile_from": int,
 }  # fmt: skip
 """The engine's settings that can be given, by their own names."""
-ASKED = ("model", "num_prompts", "input_len", "output_len", "seed", "temperature", "repeat")
+ASKED = (
+    "model", "num_prompts", "input_len", "output_len", "seed", "temperature", "top_k", "top_p", "min_p",
+    "repeat",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     passes: list[Pass] = []
     with LLM(args.model, progress=_progress, **settings) as llm:
         print(_facts(llm), file=sys.stderr)
-        llm.generate(WARM_PROMPT, SamplingParams(max_tokens=4, ignore_eos=True, temperature=args.temperature))
+        llm.generate(WARM_PROMPT, replace(_sampling(args), max_tokens=4))
         rivals = {name: AGAINST[name](_setup(args, llm)) for name in dict.fromkeys(args.against)}
         for seed in range(args.seed, args.seed + args.repeat):
             work = Work.make(args.num_prompts, inputs, outputs, llm.facts.vocab, seed)
@@ -90,8 +93,14 @@ def main(arguments: Sequence[str]) -> int:
 def _setup(args: argparse.Namespace, llm: LLM) -> Setup:
     return Setup(
         model=args.model, dummy=args.load_format == "dummy", device=llm.facts.device, dtype=llm.facts.dtype,
-        threads=args.threads or 0, temperature=args.temperature,
+        threads=args.threads or 0, sampling=_sampling(args),
     )  # fmt: skip
+
+
+def _sampling(args: argparse.Namespace) -> SamplingParams:
+    return SamplingParams(
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p, ignore_eos=True
+    )
 
 
 def _run_rivals(rivals: Mapping[str, Rival], work: Work) -> dict[str, float]:
@@ -117,10 +126,7 @@ def _medians(passes: Sequence[Pass]) -> dict[str, Any]:
 
 
 def _run(llm: LLM, work: Work, args: argparse.Namespace) -> Run:
-    params = [
-        SamplingParams(max_tokens=n, ignore_eos=True, temperature=args.temperature, seed=i)
-        for i, n in enumerate(work.outputs)
-    ]
+    params = [replace(_sampling(args), max_tokens=n, seed=i) for i, n in enumerate(work.outputs)]
     began = time.perf_counter()
     outputs = llm.generate(work.prompts, params)
     seconds = time.perf_counter() - began
@@ -169,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--output-len", default="100:1024", help="output tokens, N or LOW:HIGH; default 100:1024")
     add("--seed", type=int, default=0, help="of prompts and lengths; default 0")
     add("--temperature", type=float, default=0.6, help="0 is greedy; default 0.6")
+    add("--top-k", type=int, default=0, help="sample from so many tokens; default all")
+    add("--top-p", type=float, default=1.0, help="sample from the likeliest with this probability; default 1")
+    add("--min-p", type=float, default=0.0, help="sample from tokens this likely beside the first; default 0")
     add("--repeat", type=_count, default=1, help="passes, each with prompts of its own; default 1")
     add(
         "--against", action="append", default=[], choices=sorted(AGAINST),

@@ -14,6 +14,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from baton.cli.doctor.finding import Finding, fine, note, wrong
+from baton.core.cores import usable
 from baton.core.version import version
 
 LEAST_MEMORY_GIB = 2.0
@@ -23,9 +24,7 @@ CHANNEL = "dev/nvidia-caps-imex-channels/channel0"
 
 
 def examine(root: Path = Path("/")) -> Iterator[Finding]:
-    yield fine(
-        "baton", f"{version()} on Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores"
-    )
+    yield fine("baton", f"{version()} on Python {sys.version.split()[0]}, {usable(root)} cores")
     yield memory(root)
     yield shared_memory(root)
     yield open_files()
