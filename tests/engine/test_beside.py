@@ -20,7 +20,7 @@ from tests.spawned import eventually
 from baton.core.types import Request, SamplingParams
 from baton.engine import LLM
 from baton.engine.loop import Engine
-from baton.grammar import forms
+from baton.grammar import forms, lanes
 from baton.grammar.matcher import Grammars
 from baton.protocol.engine import Update
 from baton.tiny import model_path
@@ -153,6 +153,23 @@ def test_those_who_wait_for_their_first_masks_begin_in_one_step(gate: threading.
         gate.set()
         until_idle(served.engine, [])
     assert [spans for spans in begun if spans] == [5, 3]
+
+
+def test_what_is_short_beside_a_step_is_filled_before_it(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine tells how long its steps take; no lane is asked for, or it would wait for the gate."""
+    served, _ = gated(gate)
+    with served:
+        constrained = served.built.scheduler.constrained
+        constrained.in_line_s = None
+        monkeypatch.setattr(lanes, "IN_LINE_S", 0.0)
+        served.tokens([PROMPTS[0]], [FREE])
+        assert 0 < constrained.step_s() < 60
+        constrained.step_s = lambda: 1e6
+        submit(served.engine, "held", PROMPTS[1], HELD)
+        told = until_idle(served.engine, [])["held"]
+        assert told and not gate.is_set()
 
 
 @pytest.mark.parametrize("overlap", [False, True])

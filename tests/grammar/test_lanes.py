@@ -13,7 +13,7 @@ import pytest
 from tests.spawned import eventually
 
 from baton.grammar import forms
-from baton.grammar.lanes import IN_LINE_S, KEPT, MOST, Lanes, Place, beside, spread
+from baton.grammar.lanes import IN_LINE_S, KEPT, MOST, Lanes, Place, beside, in_line_s, spread
 from baton.grammar.matcher import QUICK_S, Form, Grammars, Matcher
 from baton.tiny import model_path
 from baton.tokens import Tokenizer
@@ -43,6 +43,9 @@ def place(grammar: str = "a", lane: int | None = None, seconds: float = 1.0, mov
 def test_what_is_cheap_stays_in_line() -> None:
     assert not beside([]) and not beside([IN_LINE_S / 64] * 63)
     assert beside([IN_LINE_S / 64] * 65) and beside([0.0, IN_LINE_S * 2])
+    assert in_line_s(0.0) == in_line_s(2 * IN_LINE_S) == IN_LINE_S
+    assert IN_LINE_S < in_line_s(0.3) < 0.3, "a small part of a long step"
+    assert not beside([in_line_s(0.3)], in_line_s(0.3))
 
 
 def test_all_lanes_have_the_same_to_do() -> None:

@@ -8,6 +8,7 @@ grammar is decoded before all of them are there; everybody else goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Listing
 
 import numpy as np
@@ -16,7 +17,7 @@ from baton.core.errors import InvalidField
 from baton.core.types import Request
 from baton.engine.launch import Launch, Span
 from baton.engine.sequence import Sequence
-from baton.grammar.lanes import IN_LINE_S, beside
+from baton.grammar.lanes import beside, in_line_s
 from baton.grammar.matcher import Grammars, Matcher
 from baton.sampling.masks import Masks
 
@@ -28,8 +29,10 @@ class Constrained:
     def __init__(self, grammars: Grammars | None) -> None:
         """None: nobody may ask for a grammar."""
         self.grammars = grammars
-        self.in_line_s = IN_LINE_S
-        """What the masks of a step may take before it is launched."""
+        self.in_line_s: float | None = None
+        """What the masks of a step may take before it is launched; None for what suits the steps."""
+        self.step_s: Callable[[], float] = lambda: 0.0
+        """What a decode takes; 0 while that is not known."""
         self._used = False
         """Whether anybody ever asked for one: those who never do pay nothing for it."""
         self._flying = 0
@@ -67,9 +70,13 @@ class Constrained:
         found = [one.matcher for one in running if one.unfed and not one.pending]
         wanted = [one for one in found if one is not None]
         lacking = [one for one in wanted if not (one.made or one.making)]
-        if beside((one.seconds for one in lacking), self.in_line_s):
+        if beside((one.seconds for one in lacking), self._in_line_s):
             grammars.begin(lacking)
         self._awaiting = any(one.making for one in wanted)
+
+    @property
+    def _in_line_s(self) -> float:
+        return in_line_s(self.step_s()) if self.in_line_s is None else self.in_line_s
 
     @property
     def making(self) -> bool:
@@ -92,7 +99,7 @@ class Constrained:
             return matcher is not None
         if matcher.made:
             return matcher in self._beginning and any(one.making for one in self._beginning)
-        if not beside([matcher.seconds * BEGIN_AT_ONCE], self.in_line_s):
+        if not beside([matcher.seconds * BEGIN_AT_ONCE], self._in_line_s):
             return False
         if matcher not in self._joining:
             self._joining.append(matcher)

@@ -60,6 +60,7 @@ class Engine:
         self.intake = Intake(scheduler)
         self.pace = Pace()
         scheduler.fastest = lambda: self.pace.fastest_tokens_per_s
+        scheduler.constrained.step_s = lambda: self.pace.decode_step_ms / 1e3
         scheduler.arriving = lambda: self.intake.waiting
         self.depth = 1 if overlap else 0
         """Steps that may stay in flight when a call of `step` returns."""

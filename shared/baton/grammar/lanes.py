@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 IN_LINE_S = 0.001
 """Masks of a step that are expected to take no longer in all are filled where steps are decided: so much
 passes beside the step in flight even of a small model, and is not worth two changes of threads."""
-MOST = 16
+IN_LINE = 0.25
+"""The same as a share of a step: whose masks are computed beside them misses the step that comes next."""
+MOST = 8
 """Lanes: each may have a lexer of each grammar, and those are large."""
-KEPT = 4
+KEPT = 2
 """A lane's lexers that wait for another answer; those in use stay in any case."""
 SLACK = 1.5
 """Of what a lane would have to do if all had the same: an answer stays in its lane up to there."""
 
 
-def beside(seconds: Iterable[float], in_line_s: float = IN_LINE_S) -> bool:
+def in_line_s(step_s: float) -> float:
+    """What the masks of a step may take before it is launched, where steps take so long."""
+    return max(IN_LINE_S, IN_LINE * step_s)
+
+
+def beside(seconds: Iterable[float], most_s: float = IN_LINE_S) -> bool:
     """Whether masks that are expected to take so long are computed beside the steps."""
-    return sum(seconds) > in_line_s
+    return sum(seconds) > most_s
 
 
 @dataclass(frozen=True, slots=True)
