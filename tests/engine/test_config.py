@@ -17,6 +17,8 @@ from baton.engine.spec import RankSpec, decode, encode
         ("device", "tpu", "cpu or cuda"),
         ("dtype", "int8", "auto, float32, bfloat16 or float16"),
         ("load_format", "gguf", "auto or dummy"),
+        ("mixed", "yes", "true, false or auto"),
+        ("mixed", 1, "true, false or auto"),
         ("tensor_parallel", 3, "1, 2, 4, 8 or 16"),
         ("tensor_parallel", 0, "1, 2, 4, 8 or 16"),
         ("page_size", 0, "between 1 and 1024"),

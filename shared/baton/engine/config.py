@@ -112,6 +112,7 @@ class EngineConfig:
         need(self.max_running >= 1, "max_running", "1 or more")
         need(self.max_queued >= 1, "max_queued", "1 or more")
         need(self.prefill_budget >= 0, "prefill_budget", "0 (no limit) or more")
+        need(self.mixed == "auto" or isinstance(self.mixed, bool), "mixed", "true, false or auto")
         need(self.quantization in ("none", "fp8"), "quantization", "none or fp8")
         need(self.products in ("auto", "library"), "products", "auto or library")
         need(self.all_reduce in ("auto", "nccl", "peer"), "all_reduce", "auto, nccl or peer")

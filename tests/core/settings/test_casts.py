@@ -72,6 +72,7 @@ def test_text(hint: Any, text: str, value: object) -> None:
         (float, "inf", "a number"),
         (bool, "2", "true or false"),
         (Role, "router", "one of prefill, decode"),
+        (bool | Literal["auto"], "maybe", "true or false or auto"),
         (int | None, "x", "an integer or none"),
         (tuple[int, ...], "1,x", "an integer"),
         (tuple[str, int], "a", "a list of 2: text, an integer, not of 1"),

@@ -34,7 +34,7 @@ class CastError(ValueError):
 def describe(hint: Any) -> str:
     """A type in words: completes both "must be …" and a listing."""
     if choices := _choices(hint):
-        return f"one of {', '.join(choices)}"
+        return ("one of " if len(choices) > 1 else "") + ", ".join(choices)
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(describe(part) for part in parts)
