@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tests.spawned import eventually
 
-from baton.grammar import forms
+from baton.grammar import forms, matcher
 from baton.grammar.lanes import IN_LINE_S, KEPT, MOST, Lanes, Place, beside, in_line_s, spread
-from baton.grammar.matcher import QUICK_S, Form, Grammars, Matcher
+from baton.grammar.matcher import Form, Grammars, Matcher
 from baton.tiny import model_path
 from baton.tokens import Tokenizer
 
@@ -143,7 +143,8 @@ def test_one_answer_that_needs_too_many_states_ends_with_an_error_in_a_lane_as_w
     assert "cannot follow its grammar any further" in matcher.wrong
 
 
-def test_what_takes_long_to_compile_is_compiled_once() -> None:
+def test_what_takes_long_to_compile_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher, "QUICK_S", 60.0)
     compiled: list[str] = []
 
     class Counted(Grammars):
@@ -156,14 +157,15 @@ def test_what_takes_long_to_compile_is_compiled_once() -> None:
     assert compiled == ["grammar", "mask", "mask", "mask"]
     made = Counted(lambda: TOKENIZER, VOCAB, TOKENIZER.eos_ids, lanes=3)
     inner = made.compile(STRING).result().inner
-    slow = [Form(inner.deep_copy(), compiling=QUICK_S * 2, first=1.0) for _ in range(3)]
+    slow = [Form(inner.deep_copy(), compiling=61.0, first=1.0) for _ in range(3)]
     some = [Matcher(STRING, form, lambda: made.fresh(STRING)) for form in slow]
     assert len(set(collected(made, some))) == 1
     assert all(one.take(SAID[0]) for one in some) and compiled[4:] == ["grammar"]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_several_are_computed_at_a_time(at_once: bool) -> None:
+def test_several_are_computed_at_a_time(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher, "QUICK_S", 60.0)  # whatever else the machine does
     together = threading.Barrier(2)
 
     class Meeting(Grammars):

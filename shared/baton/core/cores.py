@@ -14,7 +14,7 @@ from pathlib import Path
 def usable(root: Path = Path("/")) -> int:
     """Of those this process may run on, as many as its container's limit lets it keep busy; at least one.
     `root` is where the kernel's files are looked for."""
-    allowed = len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _limit(root)
     return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
 
@@ -49,6 +49,6 @@ def _of(folder: Path) -> float | None:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text().strip()
             period = (folder / "cpu.cfs_period_us").read_text().strip()
-    except OSError:
+        return int(quota) / int(period) if quota.isdigit() else None  # "max" and -1 are no limit
+    except (OSError, ValueError):
         return None
-    return int(quota) / int(period) if quota.isdigit() else None  # "max" and -1 are no limit

@@ -122,6 +122,9 @@ def build(spec: RankSpec, progress: Progress) -> Built:
             quantization=config.quantization, scales=scales,
         )  # fmt: skip
     progress("weights", 1.0)
+    if device.type == "cuda" and not config.threads:
+        # What is left for the CPU is too small to be shared out, and threads that wait take from others.
+        torch.set_num_threads(1)
     weights = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     need = partial(_need, config, model, ranks, scales)
     shape = _pool_shape(config, model, ranks, decoder, device, need)
@@ -210,9 +213,7 @@ def _settle(config: EngineConfig, model: ModelConfig) -> EngineConfig:
         raise InvalidSetting(
             "max_model_len", f"is {config.max_model_len}; the model's limit is {model.max_model_len}"
         )
-    # On a GPU what is left for the CPU is too small to be shared out, and threads that wait take from others.
-    share = max(1, usable() // config.tensor_parallel) if cpu else 1
-    torch.set_num_threads(config.threads or share)
+    torch.set_num_threads(config.threads or max(1, usable() // config.tensor_parallel))
     return config
 
 

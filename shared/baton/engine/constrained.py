@@ -38,10 +38,10 @@ class Constrained:
         self._flying = 0
         """Launched steps, not yet absorbed, that decode for somebody with a grammar."""
         self._awaiting = False
-        """Whether somebody who wants a token has no mask yet."""
-        self._joining: list[Matcher] = []
+        """Whether somebody who wants a token, or is to begin, has no mask yet."""
+        self._joining: dict[Matcher, None] = {}
         """Of those who are to begin and whose mask takes long: it is begun with before the next step."""
-        self._beginning: list[Matcher] = []
+        self._beginning: dict[Matcher, None] = {}
         """The same, on their way: they begin in one step, as they would if their masks took no time."""
 
     def matcher(self, request: Request) -> Matcher | None:
@@ -61,18 +61,18 @@ class Constrained:
         if not self._used or grammars is None:
             return
         grammars.collect()
-        if not any(one.making for one in self._beginning):
-            self._beginning, self._joining = self._joining, []
-            if self._beginning:
-                grammars.begin(self._beginning)
-        if self._flying:
+        if self._flying:  # its tokens would wait for the lexers that masks are made with
             return
+        if not any(one.making for one in self._beginning):
+            self._beginning, self._joining = self._joining, {}
+            if self._beginning:
+                grammars.begin(list(self._beginning))
         found = [one.matcher for one in running if one.unfed and not one.pending]
         wanted = [one for one in found if one is not None]
         lacking = [one for one in wanted if not (one.made or one.making)]
         if beside((one.seconds for one in lacking), self._in_line_s):
             grammars.begin(lacking)
-        self._awaiting = any(one.making for one in wanted)
+        self._awaiting = any(one.making for one in (*wanted, *self._beginning))
 
     @property
     def _in_line_s(self) -> float:
@@ -92,17 +92,20 @@ class Constrained:
         """Whether one that has a grammar may be decoded now."""
         return not (sequence.pending or self._flying or self._awaiting)
 
-    def awaits_mask(self, sequence: Sequence) -> bool:
-        """Whether one that is to begin, or to begin again, has to wait for a mask that takes long."""
+    def awaits_mask(self, sequence: Sequence, rows: int) -> bool:
+        """Whether one that is to begin, or to begin again, has to wait for a mask that takes long. Of so many
+        at a time as have `rows`: masks of those who run go to the same lanes."""
         matcher = sequence.matcher
         if matcher is None or matcher.making:
             return matcher is not None
+        if matcher in self._joining:  # whatever is thought of its mask by now
+            return True
         if matcher.made:
             return matcher in self._beginning and any(one.making for one in self._beginning)
         if not beside([matcher.seconds * BEGIN_AT_ONCE], self._in_line_s):
             return False
-        if matcher not in self._joining:
-            self._joining.append(matcher)
+        if len(self._joining) < rows:
+            self._joining[matcher] = None
         return True
 
     def launched(self, spans: Listing[Span], decodes: Listing[Sequence]) -> Masks | None:

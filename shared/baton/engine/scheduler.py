@@ -176,7 +176,7 @@ class Scheduler:
                     continue
                 if sequence.leg is not None and self._budget - budget >= ALONE:
                     break
-                if self.awaits_twin(sequence) or self.constrained.awaits_mask(sequence):
+                if self.awaits_twin(sequence) or self.constrained.awaits_mask(sequence, len(self._rows)):
                     continue
                 if not self._admit(sequence) and not self._admit_alone(sequence):
                     break

@@ -32,6 +32,8 @@ MOST = 8
 """Lanes: each may have a lexer of each grammar, and those are large."""
 KEPT = 2
 """A lane's lexers that wait for another answer; those in use stay in any case."""
+AT_ONCE = 100
+"""Tokens of an answer that is led to where it was: less than a millisecond."""
 SLACK = 1.5
 """Of what a lane would have to do if all had the same: an answer stays in its lane up to there."""
 
@@ -164,9 +166,11 @@ class _Lane:
         # One call for all: Python is let go of once, not for each, and may be busy for milliseconds.
         work = [(inner, at) for at, inner in enumerate(inners)]
         self._executor.unsafe_compute_mask_ptr(work, masks.ctypes.data, self._mask_bytes, len(masks))
-        seconds = (time.perf_counter() - began) / len(places)
+        took = (time.perf_counter() - began) / len(places)
         made = []
         for place, inner, mask in zip(places, inners, masks, strict=True):
+            # What was waited for Python is no part of a mask, and whose masks are short is to come back.
+            seconds = min(took, place.seconds)
             lane = place.lane if inner is place.inner else self._number
             if inner.is_error() and place.lives:
                 made.append(self._anew(place, mask, seconds))
@@ -182,7 +186,7 @@ class _Lane:
         lexer = self._compiled(place.grammar) if found is None else found
         self._lexers.move_to_end(place.grammar)
         inner = lexer.deep_copy()
-        return inner if inner.consume_tokens(list(place.taken)) and not inner.is_error() else place.inner
+        return inner if _lead(inner, place.taken) else place.inner
 
     def _compiled(self, grammar: str) -> LLMatcher:
         self._lexers[grammar] = self._fresh(grammar)
@@ -195,7 +199,13 @@ class _Lane:
         inner = self._fresh(place.grammar)
         if place.moves:
             self._lexers[place.grammar] = inner.deep_copy()
-        if inner.consume_tokens(list(place.taken)) and not inner.is_error():
+        if _lead(inner, place.taken):
             inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         lane = self._number if place.moves else None
         return Made(mask, inner, place.lives - 1, lane, seconds)
+
+
+def _lead(inner: LLMatcher, tokens: Sequence[int]) -> bool:
+    """To where these tokens lead. The library holds Python meanwhile, so not with all at once."""
+    parts = (list(tokens[begin : begin + AT_ONCE]) for begin in range(0, len(tokens), AT_ONCE))
+    return all(inner.consume_tokens(part) for part in parts) and not inner.is_error()

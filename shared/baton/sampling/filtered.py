@@ -1,12 +1,12 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 """Choosing one token per row among those that min_p, top_k and top_p leave, on CUDA, without sorting the row.
 
-`choose` is called by the sampler for the rows that have such a filter. What stays are the first so many of a
-row's tokens in the order of their logits, equal ones by their ids. Three reads of the logits, each split over
-many programs, find few enough tokens that surely hold all of those: the maximum; how many tokens and how much
-probability lie within certain distances of it; those within the nearest that suffices. One program a row then
-sorts these and draws. A row in which they are too many is searched for its threshold bit by bit instead, by
-one program that reads it some ten times.
+`choose` is called by the sampler, and in the graphs of decode steps, for rows that have such a filter. What
+stays are the first so many of a row's tokens in the order of their logits, equal ones by their ids. Three
+reads of the logits, each split over many programs, find few enough tokens that surely hold all of those: the
+maximum; how many tokens and how much probability lie within certain distances of it; those within the nearest
+that suffices. One program a row then sorts these and draws. A row in which they are too many is searched for
+its threshold bit by bit instead, by one program that reads it some ten times.
 
 What a row draws depends on that row alone: every sum is taken in the same order whatever shares the batch.
 Nothing waits for the device.
@@ -24,8 +24,8 @@ from torch import Tensor
 from baton.sampling.fused import UNTOLD, _gumbel, _keys
 
 POINTERS = [
-    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "values",
-    "tokens", "chosen",
+    "lines", "owners", "numbers", "seeds", "positions", "tops", "counts", "masses", "taken", "founds",
+    "wholes", "values", "tokens", "chosen",
 ]  # fmt: skip
 """One kernel for however they are aligned: some are parts of others."""
 MARKS = tl.constexpr(8)
@@ -161,8 +161,8 @@ def _enough(counts, masses, k, parts, top_k, top_p, PARTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _gather(
-    logits, lines, owners, numbers, rows, tops, counts, masses, taken, values, tokens, vocab, stride, parts,
-    FEW: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    logits, lines, owners, numbers, rows, tops, counts, masses, taken, founds, wholes, values, tokens, vocab,
+    stride, parts, FEW: tl.constexpr, PARTS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Of one part: what lies within, in any order; of a row, as many as were counted."""
     k, part = tl.program_id(0), tl.program_id(1)
@@ -170,7 +170,10 @@ def _gather(
     if _idle(line, owners, numbers, rows):
         return
     scale, top_k, top_p, floor = _filters(numbers, rows, tl.load(owners + line))
-    nearest, found, _ = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
+    nearest, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
+    if part == 0:  # decided once: the same sums in another kernel may differ in their last bits
+        tl.store(founds + k, found)
+        tl.store(wholes + k, whole)
     if found > FEW:
         return
     if tl.load(counts + (k * parts + part) * MARKS + nearest) == 0:
@@ -199,7 +202,7 @@ def _ordered(x):
 
 @triton.jit(do_not_specialize=["rows", "parts"], do_not_specialize_on_alignment=POINTERS)
 def _draw_few(
-    lines, owners, numbers, rows, seeds, positions, tops, counts, masses, values, tokens, chosen, parts,
+    lines, owners, numbers, rows, seeds, positions, tops, founds, wholes, values, tokens, chosen, parts,
     FEW: tl.constexpr, FEWER: tl.constexpr, PARTS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0)
@@ -208,7 +211,7 @@ def _draw_few(
         return
     owner = tl.load(owners + line)
     scale, top_k, top_p, _ = _filters(numbers, rows, owner)
-    _, found, whole = _enough(counts, masses, k, parts, top_k, top_p, PARTS)
+    found, whole = tl.load(founds + k), tl.load(wholes + k)
     if found > FEW:
         tl.store(chosen + line, tl.full([], -1, tl.int64))  # for `_draw_many`
         return
@@ -436,7 +439,8 @@ def choose(
     grid, rows = (len(lines), parts), numbers.shape[1]
     whole = torch.empty((3, len(lines), parts, MARKS.value), dtype=torch.float32, device=logits.device)
     tops, masses, counts = whole[0], whole[1], whole[2].view(torch.int32)
-    taken = torch.empty(len(lines), dtype=torch.int32, device=logits.device)
+    taken, founds = torch.empty((2, len(lines)), dtype=torch.int32, device=logits.device)
+    wholes = torch.empty(len(lines), dtype=torch.float32, device=logits.device)
     values = torch.empty((len(lines), sizes.few), dtype=torch.float32, device=logits.device)
     tokens = torch.empty((len(lines), sizes.few), dtype=torch.int32, device=logits.device)
     size = {"PARTS": triton.next_power_of_2(parts)}
@@ -452,11 +456,11 @@ def choose(
         BLOCK=sizes.block, **size, **walk,
     )  # fmt: skip
     _gather[grid](
-        logits, lines, owners, numbers, rows, *sums, taken, values, tokens, vocab, logits.stride(0), parts,
-        FEW=sizes.few, BLOCK=sizes.step, **size, **walk,
+        logits, lines, owners, numbers, rows, *sums, taken, founds, wholes, values, tokens, vocab,
+        logits.stride(0), parts, FEW=sizes.few, BLOCK=sizes.step, **size, **walk,
     )  # fmt: skip
     _draw_few[grid[:1]](
-        lines, owners, numbers, rows, seeds, positions, *sums, values, tokens, out, parts,
+        lines, owners, numbers, rows, seeds, positions, tops, founds, wholes, values, tokens, out, parts,
         FEW=sizes.few, FEWER=sizes.fewer, FAST=logits.is_cuda, num_warps=8, **size,
     )  # fmt: skip
     _draw_many[grid[:1]](

@@ -106,6 +106,28 @@ def test_flags_take_a_value_either_way_and_hyphens() -> None:
     assert load(Service, arguments=["--verbose", "off", "--port", "1"]).settings == Service(port=1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixer:
+    mixed: bool | Literal["auto"] = "auto"
+    """Or by itself."""
+    loud: bool = False
+    """The same without."""
+
+
+@pytest.mark.parametrize(
+    ("words", "mixed"),
+    [
+        ("--mixed", True),
+        ("--mixed --loud", True),
+        ("--mixed auto", "auto"),
+        ("--mixed no", False),
+        ("", "auto"),
+    ],
+)
+def test_a_flag_that_may_be_true_needs_no_value(words: str, mixed: object) -> None:
+    assert load(Mixer, arguments=words.split()).settings.mixed == mixed
+
+
 @pytest.mark.parametrize(
     ("sources", "message"),
     [

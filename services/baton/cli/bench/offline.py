@@ -75,9 +75,10 @@ def main(arguments: Sequence[str]) -> int:
     inputs, outputs = Range.parse(args.input_len, "input-len"), Range.parse(args.output_len, "output-len")
     settings = {key: value for key, value in _engine_settings(args).items() if value is not None}
     passes: list[Pass] = []
+    sampling = _sampling(args)
     with LLM(args.model, progress=_progress, **settings) as llm:
         print(_facts(llm), file=sys.stderr)
-        llm.generate(WARM_PROMPT, replace(_sampling(args), max_tokens=4))
+        llm.generate(WARM_PROMPT, replace(sampling, max_tokens=4))
         rivals = {name: AGAINST[name](_setup(args, llm)) for name in dict.fromkeys(args.against)}
         for seed in range(args.seed, args.seed + args.repeat):
             work = Work.make(args.num_prompts, inputs, outputs, llm.facts.vocab, seed)

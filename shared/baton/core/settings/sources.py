@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from baton.core.errors import InvalidSetting
 from baton.core.settings.casts import WORDS
@@ -88,6 +88,8 @@ def _next_value(flag: str, leaf: Leaf, rest: list[str]) -> str:
     if leaf.hint is bool and (not rest or rest[0].lower() not in WORDS):
         return "true"
     if not rest or rest[0].startswith("--"):
+        if bool in get_args(leaf.hint):
+            return "true"
         raise InvalidSetting(flag, f"needs a value: {flag} VALUE")
     return rest.pop(0)
 
