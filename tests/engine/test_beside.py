@@ -360,7 +360,7 @@ def test_masks_of_a_large_vocabulary_are_computed_beside_by_themselves(heavy: Pa
     with Inline(heavy, **HEAVY) as served:
         served.engine.announce = lambda batch: seen.update([served.engine.making])
         assert served.tokens(prompts, params) == in_line
-    assert seen[True] > 20, "steps were launched while masks were being computed"
+    assert seen[True] >= 5, "steps were launched while masks were being computed"
     with LLM(str(heavy), **HEAVY) as llm:
         assert [list(one.token_ids) for one in llm.generate(prompts, params)] == in_line
     said = shapes.Tokenizer.from_file(str(heavy / "tokenizer.json")).decode(in_line[0])
