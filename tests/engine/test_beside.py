@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from loadtest.shapes import tokenizer as shapes
 from tests.engine.inline import Careless, Inline
-from tests.engine.test_grammar import PROMPTS, TOKENIZER, asked, check, text, tokens
+from tests.engine.test_grammar import PROMPTS, SETTINGS, TOKENIZER, asked, check, text, tokens
 from tests.spawned import eventually
 
 from baton.core.types import Request, SamplingParams
@@ -95,18 +95,7 @@ def alone() -> list[list[int]]:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"overlap": False},
-        {"mixed": True, "prefill_budget": 32},
-        {"mixed": True, "policy": "lof"},
-        {"max_running": 5},
-        {"pages": 60, "page_size": 4, "cache": "naive"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_answers_are_those_whose_masks_are_filled_in_line(
     settings: dict[str, Any], lanes: int, alone: list[list[int]]
 ) -> None:

@@ -39,6 +39,14 @@ SCHEMA = {
 CHOICES = ["yes", "no", "not at all"]
 GRAMMARS = (forms.json_schema(SCHEMA), forms.regex(r"[0-9]{3}-[a-z]{2,9}!"), forms.choice(CHOICES))
 TOKENIZER = Tokenizer.load(model_path())
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"overlap": False},
+    {"mixed": True, "prefill_budget": 32},
+    {"mixed": True, "policy": "lof"},
+    {"max_running": 5},
+    {"pages": 60, "page_size": 4, "cache": "naive"},
+]
 PROMPTS = [TOKENIZER.encode(f"{i}: who is there? " * (1 + i % 5)) for i in range(16)]
 
 
@@ -79,18 +87,7 @@ def alone() -> Iterator[list[list[int]]]:
         yield [tokens(served.generate([prompt], asked(i))[0]) for i, prompt in enumerate(PROMPTS)]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"overlap": False},
-        {"mixed": True, "prefill_budget": 32},
-        {"mixed": True, "policy": "lof"},
-        {"max_running": 5},
-        {"pages": 60, "page_size": 4, "cache": "naive"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_each_follows_its_grammar_and_is_what_it_is_alone(
     settings: dict[str, Any], alone: list[list[int]]
 ) -> None:

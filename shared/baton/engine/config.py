@@ -84,7 +84,8 @@ class EngineConfig:
     handover: bool = False
     """Whether pages can be exchanged with other workers: registers the pool with the transport."""
     threads: int = 0
-    """CPU threads of each rank; 0 is one on a GPU, elsewhere a share of the cores the container may use."""
+    """CPU threads of each rank; 0 is a share of the cores the container may use; on a GPU for reading the
+    weights alone, then one."""
 
     def __post_init__(self) -> None:
         def need(ok: bool, name: str, rule: str) -> None:

@@ -33,7 +33,7 @@ class Setup:
     device: str
     dtype: str
     threads: int
-    """0 is one for each core."""
+    """0 is one for each core that may be used."""
     sampling: SamplingParams
 
 

@@ -79,10 +79,10 @@ def main(arguments: Sequence[str]) -> int:
     with LLM(args.model, progress=_progress, **settings) as llm:
         print(_facts(llm), file=sys.stderr)
         llm.generate(WARM_PROMPT, replace(sampling, max_tokens=4))
-        rivals = {name: AGAINST[name](_setup(args, llm)) for name in dict.fromkeys(args.against)}
+        rivals = {name: AGAINST[name](_setup(args, llm, sampling)) for name in dict.fromkeys(args.against)}
         for seed in range(args.seed, args.seed + args.repeat):
             work = Work.make(args.num_prompts, inputs, outputs, llm.facts.vocab, seed)
-            passes.append(Pass(seed, _run(llm, work, args), _run_rivals(rivals, work)))
+            passes.append(Pass(seed, _run(llm, work, sampling), _run_rivals(rivals, work)))
     medians = _medians(passes)
     if args.json:
         asked = {name: getattr(args, name) for name in ASKED}
@@ -91,10 +91,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _setup(args: argparse.Namespace, llm: LLM) -> Setup:
+def _setup(args: argparse.Namespace, llm: LLM, sampling: SamplingParams) -> Setup:
     return Setup(
         model=args.model, dummy=args.load_format == "dummy", device=llm.facts.device, dtype=llm.facts.dtype,
-        threads=args.threads or 0, sampling=_sampling(args),
+        threads=args.threads or 0, sampling=sampling,
     )  # fmt: skip
 
 
@@ -126,8 +126,8 @@ def _medians(passes: Sequence[Pass]) -> dict[str, Any]:
     return {"tokens_per_second": rate, "ratios": ratios}
 
 
-def _run(llm: LLM, work: Work, args: argparse.Namespace) -> Run:
-    params = [replace(_sampling(args), max_tokens=n, seed=i) for i, n in enumerate(work.outputs)]
+def _run(llm: LLM, work: Work, sampling: SamplingParams) -> Run:
+    params = [replace(sampling, max_tokens=n, seed=i) for i, n in enumerate(work.outputs)]
     began = time.perf_counter()
     outputs = llm.generate(work.prompts, params)
     seconds = time.perf_counter() - began
